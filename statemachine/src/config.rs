@@ -1,0 +1,104 @@
+//! What the operator configured for one cluster. Part of the record, so that a decision can be replayed.
+
+use crate::{Arn, Region, Vantage};
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Members, routes and thresholds of one cluster. An episode keeps the one that it began with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Config {
+    /// Hash of the source text; shown in history.
+    pub hash: String,
+    /// The regional clusters; the first is the primary when nothing is stored yet.
+    pub members: Vec<Member>,
+    /// DNS records that follow the writer.
+    pub routes: Vec<Route>,
+    /// Thresholds.
+    pub policy: Policy,
+}
+
+impl Config {
+    /// The member in `region`.
+    #[must_use]
+    pub fn member(&self, region: &Region) -> Option<&Member> {
+        self.members.iter().find(|m| m.region == *region)
+    }
+}
+
+/// One region's cluster of the global cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Member {
+    /// Where it is.
+    pub region: Region,
+    /// ARN of the DB cluster.
+    pub arn: Arn,
+    /// DNS name of its writer endpoint.
+    pub endpoint: String,
+    /// Lower is preferred when two secondaries lag equally.
+    pub priority: u32,
+}
+
+/// One public name that must point at the writer's endpoint (a CNAME).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Route {
+    /// Hosted zone id.
+    pub zone: String,
+    /// Fully qualified name.
+    pub name: String,
+    /// TTL of the record in seconds.
+    pub ttl_s: u64,
+}
+
+/// Thresholds of detection, decision and execution. Times in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Policy {
+    /// Vantages whose probes count.
+    pub vantages: Vec<Vantage>,
+    /// How many live vantages must agree.
+    pub quorum: u32,
+    /// Consecutive failures that each of them must have seen.
+    pub failures_min: u32,
+    /// Time that those failures must span.
+    pub confirm_after_ms: u64,
+    /// Consecutive good probes per vantage that end a suspicion.
+    pub recover_after: u32,
+    /// A vantage not heard of for this long is not live.
+    pub vantage_stale_after_ms: u64,
+    /// Events older than this are ignored.
+    pub event_age_max_ms: u64,
+    /// Events further in the future than this are ignored.
+    pub event_ahead_max_ms: u64,
+    /// Largest loss (last known lag plus its age at the fault) that automatic failover accepts.
+    pub rpo_max_ms: u64,
+    /// No second automatic failover within this time.
+    pub cooldown_ms: u64,
+    /// Automatic failovers allowed per window.
+    pub failovers_max: u32,
+    /// The window that `failovers_max` counts in.
+    pub failovers_window_ms: u64,
+    /// How long a hold or an unfinished settling waits before RDS is asked again.
+    pub reassess_every_ms: u64,
+    /// Longest time for one assessment.
+    pub assess_deadline_ms: u64,
+    /// Longest time from the decision to a writable target.
+    pub promote_deadline_ms: u64,
+    /// Longest time for the DNS change and its proof, each.
+    pub reroute_deadline_ms: u64,
+    /// Longest time for an announcement; it is dropped afterwards.
+    pub announce_deadline_ms: u64,
+    /// Pause before an effect is tried again; doubles up to `retry_max_ms`.
+    pub retry_ms: u64,
+    /// Longest pause between two tries.
+    pub retry_max_ms: u64,
+    /// A claim not answered within this time is free again.
+    pub claim_ttl_ms: u64,
+    /// Time the new primary is watched before the episode closes.
+    pub soak_ms: u64,
+    /// Healthy evidence is stored at most this often.
+    pub heartbeat_ms: u64,
+}

@@ -1,0 +1,123 @@
+//! Facts that come in. Past tense: they happened, and the machine decides what they mean.
+
+use crate::{ClaimToken, Config, ControllerId, EffectId, EventId, Mode, Outcome, Region, Timestamp, Vantage};
+use alloc::string::String;
+use serde::{Deserialize, Serialize};
+
+/// One event with its identity and the time at which it happened.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Envelope {
+    /// Equal for each copy of the same event.
+    pub id: EventId,
+    /// When it happened, by the sender's clock.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+/// Everything that can advance the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Event {
+    /// A vantage probed the writer endpoint of one member.
+    Probe(Probe),
+    /// A controller asks for the right to carry out whatever is due.
+    Claim(Claimant),
+    /// An effect was tried.
+    Result(EffectResult),
+    /// The configuration file says something new.
+    Configured(Configured),
+    /// Time went by; a hint to look at the deadlines.
+    Tick,
+}
+
+impl Event {
+    /// Name of the kind, as in history and the transition table.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Probe(_) => "probe",
+            Self::Claim(_) => "claim",
+            Self::Result(_) => "result",
+            Self::Configured(_) => "configured",
+            Self::Tick => "tick",
+        }
+    }
+}
+
+/// One check of one target by one vantage.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Probe {
+    /// Who probed.
+    pub vantage: Vantage,
+    /// The run of the canary; a new one starts its sequence anew.
+    pub incarnation: String,
+    /// Rises with each probe of one incarnation and target.
+    pub sequence: u64,
+    /// Region of the probed member.
+    pub target: Region,
+    /// What the target answered.
+    pub outcome: ProbeOutcome,
+    /// Could the vantage reach its neutral targets in this round?
+    pub self_check: SelfCheck,
+    /// Time until the verdict.
+    pub latency_ms: u64,
+    /// Replication lag that the target reported of itself, if it is a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_ms: Option<u64>,
+}
+
+/// Result of a write probe.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum ProbeOutcome {
+    /// The write committed before its deadline.
+    Ok,
+    /// It did not; `class` is a closed, low-cardinality word such as `timeout`, `refused`, `read-only`.
+    Failed {
+        /// Error class.
+        class: String,
+    },
+}
+
+/// A vantage's check of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SelfCheck {
+    /// Neutral targets answered, or none are configured.
+    Ok,
+    /// No neutral target answered: the vantage itself is cut off.
+    Failed,
+}
+
+/// Who claims, for how long by its own policy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Claimant {
+    /// The claiming controller.
+    pub by: ControllerId,
+}
+
+/// What became of a claimed effect.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct EffectResult {
+    /// Which effect.
+    pub effect: EffectId,
+    /// The claim under which it was tried.
+    pub token: ClaimToken,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// A configuration that differs from the stored one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Configured {
+    /// Members, routes, thresholds; take effect when no episode is open.
+    pub config: Config,
+    /// Takes effect at once.
+    pub mode: Mode,
+}

@@ -1,0 +1,253 @@
+//! What the vantages saw, bounded: a few numbers per vantage, however many probes come.
+//!
+//! Probes are facts; the verdicts are drawn here and only here: [`Evidence::confirms_down`],
+//! [`Evidence::recovered`], [`Evidence::is_blind`]. Silence is never evidence: a vantage that is not heard
+//! of is not live and counts neither way.
+
+use crate::{Config, Policy, Probe, ProbeOutcome, Reason, Region, SelfCheck, Timestamp, Vantage};
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Failure times kept per vantage. The first one is never dropped, so the span stays right.
+const FAILURES_KEPT: usize = 16;
+
+/// The window of probe facts about the current primary.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Evidence {
+    /// One track per configured vantage that was heard of.
+    pub tracks: BTreeMap<Vantage, Track>,
+    /// Newest counted success by any vantage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_ok: Option<Timestamp>,
+    /// Last known replication lag per secondary region.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lag: BTreeMap<Region, Lag>,
+}
+
+/// What one vantage saw.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Track {
+    /// Run of the canary.
+    pub incarnation: String,
+    /// Highest sequence seen from that run, for the primary.
+    pub sequence: u64,
+    /// Time of its newest probe.
+    pub last_seen: Timestamp,
+    /// It cannot reach its neutral targets.
+    pub isolated: bool,
+    /// Failures since the newest success by anyone, oldest first, at most [`FAILURES_KEPT`].
+    pub failures: Vec<Timestamp>,
+    /// Class of the newest failure.
+    pub last_failure: String,
+    /// Good probes in a row since its last failure or since the suspicion began.
+    pub good: u32,
+    /// It fails while a quorum succeeds: its failures alone raise no new suspicion.
+    pub outvoted: bool,
+}
+
+/// A replication lag reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Lag {
+    /// Milliseconds behind.
+    pub ms: u64,
+    /// When it was read.
+    pub at: Timestamp,
+}
+
+/// A vote of the vantages, with its inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quorum {
+    /// Votes that are needed.
+    pub needed: u32,
+    /// Vantages that can vote now.
+    pub live: u32,
+    /// Those that voted for it.
+    pub votes: Vec<Vantage>,
+}
+
+impl Quorum {
+    /// Enough votes.
+    #[must_use]
+    pub fn reached(&self) -> bool {
+        self.votes.len() as u64 >= u64::from(self.needed)
+    }
+}
+
+/// What became of a probe.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Intake {
+    /// It counts as a success.
+    Ok,
+    /// It counts as a failure.
+    Failed {
+        /// The vantage was not already known to fail alone.
+        suspicious: bool,
+    },
+    /// It does not count, but told the lag of a region for the first time.
+    FirstLag,
+    /// It does not count.
+    Ignored(Reason),
+}
+
+impl Evidence {
+    /// Takes one probe in.
+    pub(crate) fn take(
+        &mut self,
+        probe: &Probe,
+        at: Timestamp,
+        config: &Config,
+        primary: &Region,
+        now: Timestamp,
+        outage_began_at: Option<Timestamp>,
+    ) -> Intake {
+        let policy = &config.policy;
+        if !policy.vantages.contains(&probe.vantage) {
+            return Intake::Ignored(Reason::UnknownVantage);
+        }
+        if now.since_ms(at) > policy.event_age_max_ms {
+            return Intake::Ignored(Reason::Stale);
+        }
+        if at.since_ms(now) > policy.event_ahead_max_ms {
+            return Intake::Ignored(Reason::FromTheFuture);
+        }
+        if probe.target != *primary {
+            // After the fault the lag only grows with the outage; the last value before it bounds the loss.
+            let counts = outage_began_at.is_none_or(|began_at| at <= began_at);
+            if counts && self.take_lag(probe, at, config) {
+                return Intake::FirstLag;
+            }
+            return Intake::Ignored(Reason::NotThePrimary);
+        }
+        let track = match self.tracks.get_mut(&probe.vantage) {
+            Some(track) => track,
+            None => self.tracks.entry(probe.vantage.clone()).or_default(),
+        };
+        if track.incarnation != probe.incarnation {
+            // A restarted canary counts anew; a straggler of the old run is older than what was seen.
+            if at < track.last_seen {
+                return Intake::Ignored(Reason::Duplicate);
+            }
+            track.incarnation.clone_from(&probe.incarnation);
+        } else if probe.sequence <= track.sequence {
+            return Intake::Ignored(Reason::Duplicate);
+        }
+        if at.since_ms(track.last_seen) > policy.vantage_stale_after_ms {
+            // Silence is not evidence: after a gap the window starts from zero.
+            track.failures.clear();
+            track.good = 0;
+        }
+        track.sequence = probe.sequence;
+        track.last_seen = track.last_seen.max(at);
+        track.isolated = probe.self_check == SelfCheck::Failed && probe.outcome != ProbeOutcome::Ok;
+        if track.isolated {
+            track.failures.clear();
+            track.good = 0;
+            return Intake::Ignored(Reason::VantageIsolated);
+        }
+        match &probe.outcome {
+            ProbeOutcome::Ok => {
+                track.good = track.good.saturating_add(1);
+                track.outvoted = false;
+                self.newest_ok = self.newest_ok.max(Some(at));
+                // A success by anyone voids older failures by everyone: slow or unreachable for some is not down.
+                for track in self.tracks.values_mut() {
+                    track.failures.retain(|failed| *failed > at);
+                }
+                Intake::Ok
+            }
+            ProbeOutcome::Failed { class } => {
+                track.good = 0;
+                track.last_failure.clone_from(class);
+                if self.newest_ok.is_none_or(|ok| at > ok) {
+                    if track.failures.len() == FAILURES_KEPT {
+                        track.failures.remove(1);
+                    }
+                    track.failures.push(at);
+                }
+                Intake::Failed { suspicious: !track.outvoted }
+            }
+        }
+    }
+
+    /// Keeps the newest reading; true when it is the first one of that region.
+    fn take_lag(&mut self, probe: &Probe, at: Timestamp, config: &Config) -> bool {
+        let Some(ms) = probe.lag_ms else { return false };
+        if config.member(&probe.target).is_none() {
+            return false;
+        }
+        match self.lag.get_mut(&probe.target) {
+            Some(lag) if lag.at < at => *lag = Lag { ms, at },
+            Some(_) => {}
+            None => return self.lag.insert(probe.target.clone(), Lag { ms, at }).is_none(),
+        }
+        false
+    }
+
+    /// A suspicion begins: recovery is counted from here.
+    pub(crate) fn begin_suspicion(&mut self) {
+        for track in self.tracks.values_mut() {
+            track.good = 0;
+        }
+    }
+
+    /// A suspicion is averted: whoever still fails is outvoted.
+    pub(crate) fn outvote_failing(&mut self) {
+        for track in self.tracks.values_mut() {
+            track.outvoted = track.good == 0;
+        }
+    }
+
+    /// Starts anew, for another primary.
+    pub(crate) fn reset(&mut self) {
+        for track in self.tracks.values_mut() {
+            track.failures.clear();
+            track.good = 0;
+            track.outvoted = false;
+        }
+        self.newest_ok = None;
+    }
+
+    /// Vantages heard of lately and not cut off themselves.
+    fn live<'a>(&'a self, policy: &'a Policy, now: Timestamp) -> impl Iterator<Item = (&'a Vantage, &'a Track)> {
+        self.tracks
+            .iter()
+            .filter(move |(_, track)| !track.isolated && now.since_ms(track.last_seen) <= policy.vantage_stale_after_ms)
+    }
+
+    fn vote(&self, policy: &Policy, now: Timestamp, for_it: impl Fn(&Track) -> bool) -> Quorum {
+        Quorum {
+            needed: policy.quorum,
+            live: self.live(policy, now).count() as u32,
+            votes: self.live(policy, now).filter(|(_, t)| for_it(t)).map(|(v, _)| v.clone()).collect(),
+        }
+    }
+
+    /// Is the primary down? Each voter has seen enough failures over enough time, all newer than any success.
+    #[must_use]
+    pub fn confirms_down(&self, policy: &Policy, now: Timestamp) -> Quorum {
+        self.vote(policy, now, |track| match (track.failures.first(), track.failures.last()) {
+            (Some(first), Some(last)) => {
+                track.failures.len() as u64 >= u64::from(policy.failures_min)
+                    && last.since_ms(*first) >= policy.confirm_after_ms
+            }
+            _ => false,
+        })
+    }
+
+    /// Is the primary back? Each voter has seen enough good probes in a row.
+    #[must_use]
+    pub fn recovered(&self, policy: &Policy, now: Timestamp) -> Quorum {
+        self.vote(policy, now, |track| track.good >= policy.recover_after)
+    }
+
+    /// Too few live vantages to judge.
+    #[must_use]
+    pub fn is_blind(&self, policy: &Policy, now: Timestamp) -> bool {
+        (self.live(policy, now).count() as u64) < u64::from(policy.quorum)
+    }
+}

@@ -1,0 +1,46 @@
+//! The failover lifecycle of one Aurora global cluster, as a pure function.
+//!
+//! ```text
+//!   Envelope (a fact) ─┐
+//!   Record (what we know) ─┤─> step ─> Decision { record, verdict, guards, effects }
+//!   now (a reading) ───┘
+//! ```
+//!
+//! [`step`] is all there is: it takes the stored [`Record`], one [`Envelope`] and a clock reading, and
+//! answers with the next record and with the effects that the service must carry out.
+//!
+//! What is absent, on purpose: clock, I/O, async, randomness, environment. The crate is `no_std`, so none of
+//! them compiles. Time is an argument, effects are data ([`Effect`]), deadlines are data ([`next_wakeup`]).
+#![no_std]
+
+extern crate alloc;
+
+mod config;
+mod deadline;
+mod decision;
+mod effect;
+mod event;
+mod evidence;
+mod guards;
+mod id;
+pub mod invariants;
+mod machine;
+mod record;
+mod state;
+
+pub use config::{Config, Member, Policy, Route};
+pub use deadline::{due_effects, next_wakeup};
+pub use decision::{Decision, Reason, Rule, Verdict};
+pub use effect::{
+    Assessment, Claim, ClusterFacts, Effect, FailoverInProgress, MemberFacts, Outcome, Pending, Question, RecordChange,
+    Report,
+};
+pub use event::{Claimant, Configured, EffectResult, Envelope, Event, Probe, ProbeOutcome, SelfCheck};
+pub use evidence::{Evidence, Lag, Quorum, Track};
+pub use guards::{Guard, GuardResult, Input};
+pub use id::{
+    Arn, ClaimToken, ClusterId, ControllerId, EffectId, EpisodeId, Epoch, EventId, Region, Timestamp, Vantage,
+};
+pub use machine::step;
+pub use record::{Episode, EpisodeOutcome, Hold, HoldReason, Mode, Pause, Record, SCHEMA};
+pub use state::State;

@@ -1,0 +1,247 @@
+//! Everything that is remembered of one cluster, explicit and serializable.
+
+use crate::{
+    Assessment, ClaimToken, ClusterId, Config, EffectId, EpisodeId, Epoch, EventId, Evidence, Member, Pending, Region,
+    State, Timestamp,
+};
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Version of the stored shape. A reader refuses any other.
+pub const SCHEMA: u32 = 1;
+
+/// Ids of acted-upon events kept to recognise copies.
+const SEEN_KEPT: usize = 32;
+
+/// The record of one cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Record {
+    /// Shape of this record, [`SCHEMA`].
+    pub schema: u32,
+    /// Whose record it is.
+    pub cluster: ClusterId,
+    /// Where it is in its lifecycle.
+    pub state: State,
+    /// What the machine may do by itself.
+    pub mode: Mode,
+    /// Stopped by an operator, for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Pause>,
+    /// It wants to act and may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// No healthy secondary: no automatic failover is possible.
+    pub exposed: bool,
+    /// Too few live vantages to judge.
+    pub blind: bool,
+    /// Seen healthy at least once.
+    pub proven: bool,
+    /// Changes of primary so far.
+    pub epoch: Epoch,
+    /// Region of the writer.
+    pub primary: Region,
+    /// What the vantages saw of it.
+    pub evidence: Evidence,
+    /// The open episode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub episode: Option<Episode>,
+    /// Times of the last failovers, oldest first, bounded by `failovers_max`.
+    pub failovers: Vec<Timestamp>,
+    /// Effects asked for and not done.
+    pub pending: Vec<Pending>,
+    /// Effects asked for so far.
+    pub effects_issued: EffectId,
+    /// Claims given so far.
+    pub tokens_issued: ClaimToken,
+    /// Configuration in force; pinned while an episode is open.
+    pub config: Config,
+    /// Takes over when the episode closes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_config: Option<Config>,
+    /// Ids of events that changed the record lately.
+    pub seen: VecDeque<EventId>,
+    /// Latest reading of any clock; time never goes back.
+    pub last_now: Timestamp,
+    /// When evidence was last stored in a quiet state.
+    pub heartbeat_at: Timestamp,
+}
+
+impl Record {
+    /// A cluster that nothing is known of yet: unproven, blind, and its first member is taken as primary.
+    ///
+    /// # Panics
+    /// When `config` has no member; the service checks that at load.
+    #[must_use]
+    pub fn new(cluster: ClusterId, config: Config, mode: Mode, now: Timestamp) -> Self {
+        let primary = config.members.first().expect("a cluster has members").region.clone();
+        Self {
+            schema: SCHEMA,
+            cluster,
+            state: State::Healthy,
+            mode,
+            paused: None,
+            hold: None,
+            exposed: false,
+            blind: true,
+            proven: false,
+            epoch: Epoch(1),
+            primary,
+            evidence: Evidence::default(),
+            episode: None,
+            failovers: Vec::new(),
+            pending: Vec::new(),
+            effects_issued: EffectId(0),
+            tokens_issued: ClaimToken(0),
+            config,
+            next_config: None,
+            seen: VecDeque::new(),
+            last_now: now,
+            heartbeat_at: now,
+        }
+    }
+
+    /// The member that is primary.
+    #[must_use]
+    pub fn primary_member(&self) -> Option<&Member> {
+        self.config.member(&self.primary)
+    }
+
+    /// The effect `id`, if it is not done.
+    #[must_use]
+    pub fn pending(&self, id: EffectId) -> Option<&Pending> {
+        self.pending.iter().find(|p| p.id == id)
+    }
+
+    /// Remembers an event that changed this record.
+    pub(crate) fn remember(&mut self, id: EventId) {
+        if self.seen.len() == SEEN_KEPT {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(id);
+    }
+}
+
+/// What the machine may do by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Decide and record, never act.
+    Observe,
+    /// Act after a human's approval.
+    #[default]
+    Approve,
+    /// Act.
+    Auto,
+}
+
+impl Mode {
+    /// Name as in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Approve => "approve",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// An operator's pause.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pause {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Until when; at that time evidence starts from zero.
+    pub until: Timestamp,
+}
+
+/// The machine wants to act and may not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Hold {
+    /// Why.
+    pub reason: HoldReason,
+    /// The facts, as a sentence.
+    pub detail: String,
+    /// What lets it go on.
+    pub release: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// When the facts are looked at again.
+    pub deadline: Timestamp,
+}
+
+/// Why the machine holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HoldReason {
+    /// A guard refused the failover.
+    Guard(crate::Guard),
+    /// RDS could not be asked in time.
+    AssessOverdue,
+    /// The promotion was refused by the world.
+    PromoteRefused,
+    /// The promotion is not done in time.
+    PromoteOverdue,
+    /// A public name holds neither the old nor the new value.
+    RerouteRefused,
+    /// The names are not moved in time: promoted, not rerouted.
+    RerouteOverdue,
+    /// Writes through the public names are not proven in time.
+    VerifyOverdue,
+    /// The proof found something else than was asked for.
+    VerifyRefused,
+    /// The new primary fails inside the cooldown.
+    NewPrimaryDown,
+}
+
+/// From leaving `healthy` until `healthy` again or averted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Episode {
+    /// Its id, `<cluster>-<epoch>-<start>`.
+    pub id: EpisodeId,
+    /// First counted failure.
+    pub began_at: Timestamp,
+    /// Quorum reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_at: Option<Timestamp>,
+    /// Promotion decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_at: Option<Timestamp>,
+    /// Target writable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted_at: Option<Timestamp>,
+    /// Names changed and in sync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerouted_at: Option<Timestamp>,
+    /// Writes through the names proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<Timestamp>,
+    /// The last answer of RDS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assessment: Option<Assessment>,
+    /// Lag of the target plus its age when the decision fell: the bound of the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo_bound_ms: Option<u64>,
+}
+
+/// How an episode ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EpisodeOutcome {
+    /// Failed over, and whole again.
+    Completed,
+    /// The primary came back before anything was done.
+    Averted,
+    /// Given up before anything was done.
+    Cancelled,
+    /// Could not be brought to an end by the machine.
+    Failed,
+}
