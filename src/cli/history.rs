@@ -1,0 +1,87 @@
+//! `aurora-failover history`: what was decided, and why.
+
+use super::Format;
+use anyhow::{Result, bail};
+use aurora_failover::config::Settings;
+use aurora_failover::store::{DynamoDb, HistoryRow, Store as _};
+use aurora_failover::{aws, clock};
+use comfy_table::{Table, presets};
+use statemachine::{ClusterId, Event, GuardResult, Outcome, ProbeOutcome, Report};
+
+pub(super) async fn run(settings: &Settings, format: Format, cluster: Option<String>, limit: usize) -> Result<()> {
+    let cluster = match (cluster, settings.clusters.as_slice()) {
+        (Some(cluster), _) => ClusterId(cluster),
+        (None, [only]) => only.id.clone(),
+        (None, several) => {
+            let names: Vec<_> = several.iter().map(|c| c.id.as_str()).collect();
+            bail!("the configuration has several clusters; pass --cluster with one of: {}", names.join(", "));
+        }
+    };
+    let sdk = aws::load(&settings.region, &settings.aws).await;
+    let rows = DynamoDb::new(&sdk, &settings.table).history(&cluster, limit).await?;
+    if format == Format::Json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["version", "time (UTC)", "event", "state", "rule", "detail"]);
+    for row in &rows {
+        let state = if row.from == row.to { row.to.clone() } else { format!("{} → {}", row.from, row.to) };
+        table.add_row([
+            row.version.to_string(),
+            clock::rfc3339(row.at),
+            row.event.event.name().into(),
+            state,
+            row.rule.sentence().into(),
+            detail(row),
+        ]);
+    }
+    println!("{table}");
+    if rows.len() == limit {
+        println!("Only the newest {limit} turns are shown; pass --limit for more.");
+    }
+    Ok(())
+}
+
+/// The facts of a turn, briefly.
+fn detail(row: &HistoryRow) -> String {
+    let mut facts = Vec::new();
+    match &row.event.event {
+        Event::Probe(probe) => facts.push(match &probe.outcome {
+            ProbeOutcome::Ok => format!("{} committed in {} ms", probe.vantage, probe.latency_ms),
+            ProbeOutcome::Failed { class } => format!("{} failed: {class}", probe.vantage),
+        }),
+        Event::Result(result) => facts.push(format!("effect {}: {}", result.effect, outcome(&result.outcome))),
+        Event::Claim(_) => facts
+            .push(format!("claimed {}", row.claimed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))),
+        Event::Configured(configured) => facts.push(format!("mode {}", configured.mode.name())),
+        Event::Tick => {}
+    }
+    facts.extend(row.guards.iter().map(guard));
+    facts.extend(
+        row.effects.iter().map(|pending| format!("effect {} asked for: {}", pending.id, pending.effect.name())),
+    );
+    facts.join("\n")
+}
+
+fn guard(result: &GuardResult) -> String {
+    let inputs: Vec<String> = result.inputs.iter().map(|input| format!("{}={}", input.name, input.value)).collect();
+    format!("guard {} {} ({})", result.guard.name(), if result.pass { "passes" } else { "refuses" }, inputs.join(", "))
+}
+
+fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done { report } => match report {
+            Report::Assessed(assessment) => format!("{} says {}", assessment.asked, assessment.status),
+            Report::Promoted { detail, .. } | Report::Rerouted { detail, .. } | Report::Verified { detail } => {
+                detail.clone()
+            }
+            Report::Announced => "announced".into(),
+        },
+        Outcome::InProgress { detail } => format!("in progress: {detail}"),
+        Outcome::Refused { detail } => format!("refused: {detail}"),
+        Outcome::Retry { detail } => format!("failed: {detail}"),
+        Outcome::Unknown { detail } => format!("unknown: {detail}"),
+    }
+}

@@ -1,0 +1,239 @@
+//! The command line: what it accepts, and which module does it.
+
+mod history;
+mod status;
+
+use anyhow::{Context as _, Result, bail};
+use aurora_failover::bus::EventBridge;
+use aurora_failover::config::{self, Settings};
+use aurora_failover::database::Database;
+use aurora_failover::dns::Dns;
+use aurora_failover::effects::World;
+use aurora_failover::inbox::Inbox;
+use aurora_failover::rds::AwsRds;
+use aurora_failover::route53::AwsRoute53;
+use aurora_failover::store::DynamoDb;
+use aurora_failover::{aws, canary, controller, infrastructure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use statemachine::Vantage;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// An autonomous failover controller for Amazon Aurora PostgreSQL Global Database.
+///
+/// It watches a primary region from several vantages, decides, promotes the other region's cluster, moves the
+/// application's DNS, proves that writes work through the public name, and keeps a history that explains every
+/// decision. See it happen on your own machine, without AWS: aurora-failover lab drill region-loss
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "\
+AWS credentials and endpoints come from the standard AWS environment and configuration.
+Log level: RUST_LOG, such as RUST_LOG=debug or RUST_LOG=aurora_failover=debug."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the controller: decide, act, record.
+    ///
+    /// Run it in the standby region or a third one, never in the primary's. Any number may run at once; each turn
+    /// is one conditional write, so they never act twice. Stop it with SIGTERM or Ctrl-C.
+    Serve {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        log: Log,
+    },
+    /// Run one vantage: probe the writer by committing a row, publish what was seen.
+    ///
+    /// Run at least three, in different regions, one of them outside the two that hold the database.
+    Canary {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        log: Log,
+        /// Name of this vantage, one of `vantages` in the configuration.
+        #[arg(long, env = "AURORA_FAILOVER_VANTAGE")]
+        vantage: String,
+    },
+    /// Create what is missing: table, bus, rule, queues. Safe to run twice.
+    Init {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Show every cluster as the stored record says.
+    Status {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what was decided, and why, newest first.
+    History {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        output: Output,
+        /// Which cluster; may be left out when the configuration has only one.
+        #[arg(long)]
+        cluster: Option<String>,
+        /// At most this many turns.
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        limit: usize,
+    },
+    /// A two-region AWS on this machine, on real PostgreSQL and DNS, to kill a region and watch.
+    #[cfg(feature = "lab")]
+    Lab(aurora_failover_lab::cli::Lab),
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, short, env = "AURORA_FAILOVER_CONFIG", default_value = "aurora-failover.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Settings> {
+        Ok(config::load(&self.config)?)
+    }
+}
+
+#[derive(Args)]
+struct Output {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For programs; stable.
+    Json,
+}
+
+#[derive(Args)]
+struct Log {
+    /// Log as JSON lines.
+    #[arg(long)]
+    log_json: bool,
+}
+
+impl Log {
+    /// Logs go to standard error.
+    fn start(&self) {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        if self.log_json {
+            logger.json().init();
+        } else {
+            logger.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
+        }
+    }
+}
+
+/// Runs the command; errors go to standard error with their whole chain.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    #[cfg(feature = "lab")]
+    if let Command::Lab(lab) = cli.command {
+        return aurora_failover_lab::cli::run(lab);
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(dispatch(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Serve { file, log } => {
+            log.start();
+            serve(file.load()?).await
+        }
+        Command::Canary { file, log, vantage } => {
+            log.start();
+            probe(file.load()?, Vantage(vantage)).await
+        }
+        Command::Init { file } => {
+            let settings = file.load()?;
+            let sdk = aws::load(&settings.region, &settings.aws).await;
+            infrastructure::init(&sdk, &settings, |part| println!("ready: {part}")).await
+        }
+        Command::Status { file, output } => status::run(&file.load()?, output.output).await,
+        Command::History { file, output, cluster, limit } => {
+            history::run(&file.load()?, output.output, cluster, limit).await
+        }
+        #[cfg(feature = "lab")]
+        Command::Lab(_) => bail!("the lab starts its own runtime"),
+    }
+}
+
+async fn serve(settings: Settings) -> Result<()> {
+    let sdk = aws::load(&settings.region, &settings.aws).await;
+    let dns = Dns::new(&settings.nameservers)?;
+    let world = World {
+        rds: Arc::new(AwsRds::new(settings.aws.clone())),
+        route53: Arc::new(AwsRoute53::new(&sdk)),
+        bus: Arc::new(EventBridge::new(&sdk, &settings.event_bus)),
+        database: Database::new(settings.database.clone(), dns.clone()),
+        dns,
+        poll_every: settings.aws.poll_every,
+        write_deadline: settings.canary.timeout,
+        region: settings.region.clone(),
+    };
+    let store = Arc::new(DynamoDb::new(&sdk, &settings.table));
+    let inbox = Inbox::open(&sdk, &settings.queue, &settings.dead_letter_queue).await?;
+    let stop = stop_on_signal()?;
+    controller::run(settings, store, world, inbox, stop).await;
+    Ok(())
+}
+
+async fn probe(settings: Settings, vantage: Vantage) -> Result<()> {
+    let known = settings.clusters.iter().any(|cluster| cluster.config.policy.vantages.contains(&vantage));
+    if !known {
+        bail!("vantage {vantage:?} is in no cluster's `vantages`; its probes would not count. Add it there first");
+    }
+    let sdk = aws::load(&settings.region, &settings.aws).await;
+    let database = Database::new(settings.database.clone(), Dns::new(&settings.nameservers)?);
+    let bus = Arc::new(EventBridge::new(&sdk, &settings.event_bus));
+    let stop = stop_on_signal()?;
+    canary::run(vantage, &settings.clusters, &settings.canary, &database, bus, stop).await;
+    Ok(())
+}
+
+/// Cancelled by SIGTERM or Ctrl-C.
+fn stop_on_signal() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopping.cancel();
+    });
+    Ok(stop)
+}

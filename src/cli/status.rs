@@ -1,0 +1,67 @@
+//! `aurora-failover status`: what the stored records say.
+
+use super::Format;
+use anyhow::Result;
+use aurora_failover::config::Settings;
+use aurora_failover::store::{DynamoDb, Item, Store as _};
+use aurora_failover::{aws, clock};
+use comfy_table::{Table, presets};
+
+pub(super) async fn run(settings: &Settings, format: Format) -> Result<()> {
+    let sdk = aws::load(&settings.region, &settings.aws).await;
+    let store = DynamoDb::new(&sdk, &settings.table);
+    let mut items = Vec::new();
+    for cluster in &settings.clusters {
+        items.push((&cluster.id, store.load(&cluster.id).await?));
+    }
+    if format == Format::Json {
+        let found = items.iter().filter_map(|(_, item)| item.as_ref());
+        let shown: Vec<_> =
+            found.map(|item| serde_json::json!({ "version": item.version, "record": item.record })).collect();
+        println!("{}", serde_json::to_string_pretty(&shown)?);
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["cluster", "state", "since", "mode", "primary", "epoch", "vantages", "notes"]);
+    for (id, item) in items {
+        match item {
+            Some(item) => table.add_row(row(&item)),
+            None => table.add_row([id.as_str(), "(nothing stored yet)"]),
+        };
+    }
+    println!("{table}");
+    println!("As the record in table {} says; the world may have moved on.", settings.table);
+    Ok(())
+}
+
+fn row(item: &Item) -> [String; 8] {
+    let record = &item.record;
+    let votes = record.evidence.tracks.iter().map(|(vantage, track)| {
+        let seen = match (track.isolated, track.failures.len()) {
+            (true, _) => "isolated".into(),
+            (false, 0) => "ok".into(),
+            (false, failures) => format!("{failures} failed ({})", track.last_failure),
+        };
+        format!("{vantage}: {seen}")
+    });
+    let mut notes = Vec::new();
+    for (is, note) in [(record.blind, "blind"), (record.exposed, "exposed"), (!record.proven, "unproven")] {
+        if is {
+            notes.push(note.to_owned());
+        }
+    }
+    if let Some(hold) = &record.hold {
+        notes.push(format!("holding: {}; to go on: {}", hold.detail, hold.release));
+    }
+    [
+        record.cluster.to_string(),
+        record.state.name().into(),
+        record.state.since().map_or_else(|| "-".into(), clock::rfc3339),
+        record.mode.name().into(),
+        record.primary.to_string(),
+        record.epoch.to_string(),
+        votes.collect::<Vec<_>>().join("\n"),
+        notes.join("\n"),
+    ]
+}

@@ -1,0 +1,630 @@
+//! The configuration file, checked. `serve`, `canary` and all other commands read the same file.
+//!
+//! Reading is strict: unknown keys, unusable values and combinations that could never decide are errors that name
+//! the key, the value and the fix, all of them at once. Endpoints and credentials of AWS are not here: they come
+//! from the standard AWS environment and configuration. This is the only module that reads the environment.
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use statemachine::{Arn, ClusterId, Config as ClusterConfig, Member, Mode, Policy, Region, Route, Vantage};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+/// Everything that the file says.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Region of the controller, its table, bus and queues.
+    pub region: Region,
+    /// DynamoDB table.
+    pub table: String,
+    /// EventBridge bus that probes arrive on.
+    pub event_bus: String,
+    /// SQS queue that the bus feeds.
+    pub queue: String,
+    /// SQS queue for messages that cannot be used.
+    pub dead_letter_queue: String,
+    /// How AWS calls are made.
+    pub aws: AwsSettings,
+    /// Name servers to ask; empty means the system's.
+    pub nameservers: Vec<SocketAddr>,
+    /// How to reach PostgreSQL.
+    pub database: DatabaseSettings,
+    /// How to probe.
+    pub canary: CanarySettings,
+    /// The clusters.
+    pub clusters: Vec<ClusterSettings>,
+}
+
+/// Timing of AWS calls.
+#[derive(Debug, Clone)]
+pub struct AwsSettings {
+    /// Longest time for one try of one call.
+    pub timeout: Duration,
+    /// Pause between two looks at something that is under way.
+    pub poll_every: Duration,
+}
+
+/// How to reach PostgreSQL. The password is read from the environment, never from the file.
+#[derive(Clone)]
+pub struct DatabaseSettings {
+    /// Port of every endpoint.
+    pub port: u16,
+    /// Role.
+    pub user: String,
+    /// Database name.
+    pub name: String,
+    /// Its value never leaves this struct but to the server.
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for DatabaseSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@*:{}/{}", self.user, self.port, self.name)
+    }
+}
+
+/// How to probe.
+#[derive(Debug, Clone)]
+pub struct CanarySettings {
+    /// Pause between the starts of two probes of one target.
+    pub interval: Duration,
+    /// Deadline of one probe, connecting included.
+    pub timeout: Duration,
+    /// Neutral addresses (`host:port`) that tell a dead primary from a dead vantage.
+    pub self_check: Vec<String>,
+}
+
+/// One cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterSettings {
+    /// Id of the global cluster.
+    pub id: ClusterId,
+    /// What the controller may do by itself.
+    pub mode: Mode,
+    /// What the state machine is told.
+    pub config: ClusterConfig,
+    /// Reader endpoint per region, in the order of the members.
+    pub reader_endpoints: Vec<String>,
+}
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It could not be read.
+    #[error("cannot read the configuration file {path}: {source}; pass its path with --config")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has keys or types that do not exist.
+    #[error("{path} is not a valid configuration:\n{detail}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// What and where.
+        detail: String,
+    },
+    /// It contradicts itself.
+    #[error("{path} cannot be used:\n{}", problems.join("\n"))]
+    Check {
+        /// The file.
+        path: String,
+        /// Every problem, one line each.
+        problems: Vec<String>,
+    },
+}
+
+/// Reads and checks the file.
+///
+/// # Errors
+/// All problems at once.
+pub fn load(path: &Path) -> Result<Settings, ConfigError> {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+    parse(&text, &shown, |name| std::env::var(name).ok())
+}
+
+/// Checks a file's text; `environment` looks up a variable.
+///
+/// # Errors
+/// All problems at once.
+pub fn parse(text: &str, path: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Settings, ConfigError> {
+    let file: File =
+        toml::from_str(text).map_err(|error| ConfigError::Parse { path: path.into(), detail: error.to_string() })?;
+    let mut check = Check { problems: Vec::new() };
+    let settings = check.settings(file, &environment);
+    if check.problems.is_empty() {
+        Ok(settings)
+    } else {
+        Err(ConfigError::Check { path: path.into(), problems: check.problems })
+    }
+}
+
+// ---- the file as it is written ---------------------------------------------------------------------------------
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct File {
+    region: String,
+    #[serde(default)]
+    profile: Profile,
+    #[serde(default = "default_name")]
+    table: String,
+    #[serde(default = "default_name")]
+    event_bus: String,
+    #[serde(default = "default_queue")]
+    queue: String,
+    #[serde(default)]
+    dead_letter_queue: Option<String>,
+    #[serde(default)]
+    aws: AwsSection,
+    #[serde(default)]
+    dns: DnsSection,
+    database: DatabaseSection,
+    #[serde(default)]
+    canary: CanarySection,
+    #[serde(default)]
+    cluster: Vec<ClusterSection>,
+}
+
+fn default_name() -> String {
+    "aurora-failover".into()
+}
+
+fn default_queue() -> String {
+    "aurora-failover-events".into()
+}
+
+/// A named set of defaults for everything that has to do with time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Profile {
+    /// Probes every 10 s, confirmed after 30 s.
+    #[default]
+    Default,
+    /// Probes every 200 ms, confirmed after 3 failures.
+    Fast,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct AwsSection {
+    timeout: Option<String>,
+    poll_every: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct DnsSection {
+    nameservers: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct DatabaseSection {
+    #[serde(default = "default_port")]
+    port: u16,
+    user: String,
+    name: String,
+    #[serde(default = "default_password_env")]
+    password_env: String,
+}
+
+fn default_port() -> u16 {
+    5432
+}
+
+fn default_password_env() -> String {
+    "AURORA_FAILOVER_DB_PASSWORD".into()
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct CanarySection {
+    interval: Option<String>,
+    timeout: Option<String>,
+    self_check: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct ClusterSection {
+    id: String,
+    #[serde(default)]
+    mode: Mode,
+    vantages: Vec<String>,
+    member: Vec<MemberSection>,
+    route: Vec<RouteSection>,
+    #[serde(default)]
+    policy: PolicySection,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct MemberSection {
+    region: String,
+    arn: String,
+    endpoint: String,
+    reader_endpoint: Option<String>,
+    #[serde(default)]
+    priority: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct RouteSection {
+    zone: String,
+    name: String,
+    ttl: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct PolicySection {
+    quorum: Option<u32>,
+    failures_min: Option<u32>,
+    confirm_after: Option<String>,
+    recover_after: Option<u32>,
+    vantage_stale_after: Option<String>,
+    event_age_max: Option<String>,
+    event_ahead_max: Option<String>,
+    rpo_max: Option<String>,
+    cooldown: Option<String>,
+    failovers_max: Option<u32>,
+    failovers_window: Option<String>,
+    reassess_every: Option<String>,
+    assess_deadline: Option<String>,
+    promote_deadline: Option<String>,
+    reroute_deadline: Option<String>,
+    announce_deadline: Option<String>,
+    retry: Option<String>,
+    retry_max: Option<String>,
+    claim_ttl: Option<String>,
+    soak: Option<String>,
+    heartbeat: Option<String>,
+}
+
+/// What a profile sets where the file is silent. Times as in the file.
+struct Defaults {
+    interval: &'static str,
+    probe_timeout: &'static str,
+    aws_timeout: &'static str,
+    poll_every: &'static str,
+    ttl: &'static str,
+    confirm_after: &'static str,
+    vantage_stale_after: &'static str,
+    event_age_max: &'static str,
+    rpo_max: &'static str,
+    reassess_every: &'static str,
+    retry: &'static str,
+    retry_max: &'static str,
+    claim_ttl: &'static str,
+    soak: &'static str,
+}
+
+impl Profile {
+    const fn defaults(self) -> Defaults {
+        match self {
+            Self::Default => Defaults {
+                interval: "10s",
+                probe_timeout: "5s",
+                aws_timeout: "3s",
+                poll_every: "2s",
+                ttl: "5s",
+                confirm_after: "30s",
+                vantage_stale_after: "35s",
+                event_age_max: "60s",
+                rpo_max: "30s",
+                reassess_every: "30s",
+                retry: "1s",
+                retry_max: "30s",
+                claim_ttl: "30s",
+                soak: "10m",
+            },
+            Self::Fast => Defaults {
+                interval: "200ms",
+                probe_timeout: "200ms",
+                aws_timeout: "1s",
+                poll_every: "20ms",
+                ttl: "1s",
+                confirm_after: "400ms",
+                vantage_stale_after: "1500ms",
+                event_age_max: "10s",
+                rpo_max: "5s",
+                reassess_every: "1s",
+                retry: "50ms",
+                retry_max: "1s",
+                claim_ttl: "3s",
+                soak: "10s",
+            },
+        }
+    }
+}
+
+// ---- the checks ------------------------------------------------------------------------------------------------
+
+struct Check {
+    problems: Vec<String>,
+}
+
+impl Check {
+    fn problem(&mut self, key: &str, value: impl fmt::Display, fix: &str) {
+        self.problems.push(format!("  {key} = {value}: {fix}"));
+    }
+
+    fn duration(&mut self, key: &str, text: &str) -> Duration {
+        match humantime::parse_duration(text) {
+            Ok(duration) if !duration.is_zero() => duration,
+            Ok(_) => {
+                self.problem(key, format!("{text:?}"), "must be longer than zero, such as \"10s\" or \"200ms\"");
+                Duration::from_secs(1)
+            }
+            Err(error) => {
+                let fix = format!("is not a duration ({error}); write \"10s\", \"200ms\" or \"5m\"");
+                self.problem(key, format!("{text:?}"), &fix);
+                Duration::from_secs(1)
+            }
+        }
+    }
+
+    fn ms(&mut self, key: &str, given: Option<&String>, default: &str) -> u64 {
+        let duration = self.duration(key, given.map_or(default, String::as_str));
+        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn settings(&mut self, file: File, environment: &impl Fn(&str) -> Option<String>) -> Settings {
+        let defaults = file.profile.defaults();
+        let or = |given: &Option<String>, default: &'static str| given.clone().unwrap_or_else(|| default.into());
+        let canary = CanarySettings {
+            interval: self.duration("canary.interval", &or(&file.canary.interval, defaults.interval)),
+            timeout: self.duration("canary.timeout", &or(&file.canary.timeout, defaults.probe_timeout)),
+            self_check: file.canary.self_check,
+        };
+        if canary.timeout > canary.interval {
+            self.problem(
+                "canary.timeout",
+                humantime::format_duration(canary.timeout),
+                "must not be longer than canary.interval, or probes pile up; shorten it",
+            );
+        }
+        let nameservers = file.dns.nameservers.iter().filter_map(|text| match text.parse() {
+            Ok(address) => Some(address),
+            Err(_) => {
+                self.problem(
+                    "dns.nameservers",
+                    format!("{text:?}"),
+                    "is not an address with a port, such as \"10.0.0.2:53\"",
+                );
+                None
+            }
+        });
+        let nameservers = nameservers.collect();
+        if file.cluster.is_empty() {
+            self.problem("cluster", "(none)", "add at least one [[cluster]] with its members, vantages and routes");
+        }
+        let mut clusters: Vec<ClusterSettings> = Vec::new();
+        for section in file.cluster {
+            if clusters.iter().any(|c| c.id.as_str() == section.id) {
+                self.problem(
+                    "cluster.id",
+                    format!("{:?}", section.id),
+                    "is there twice; each cluster needs its own id",
+                );
+            }
+            clusters.push(self.cluster(section, &defaults, &canary));
+        }
+        Settings {
+            region: Region(file.region),
+            table: file.table,
+            event_bus: file.event_bus,
+            dead_letter_queue: file.dead_letter_queue.unwrap_or_else(|| format!("{}-dead-letters", file.queue)),
+            queue: file.queue,
+            aws: AwsSettings {
+                timeout: self.duration("aws.timeout", &or(&file.aws.timeout, defaults.aws_timeout)),
+                poll_every: self.duration("aws.poll-every", &or(&file.aws.poll_every, defaults.poll_every)),
+            },
+            nameservers,
+            database: DatabaseSettings {
+                port: file.database.port,
+                user: file.database.user,
+                name: file.database.name,
+                password: environment(&file.database.password_env),
+            },
+            canary,
+            clusters,
+        }
+    }
+
+    fn cluster(&mut self, section: ClusterSection, defaults: &Defaults, canary: &CanarySettings) -> ClusterSettings {
+        let key = |name: &str| format!("cluster.{}.{name}", section.id);
+        if section.id.is_empty() || !section.id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            self.problem(
+                "cluster.id",
+                format!("{:?}", section.id),
+                "use the global cluster's identifier: letters, digits, hyphens",
+            );
+        }
+        if section.member.len() < 2 {
+            self.problem(
+                &key("member"),
+                section.member.len(),
+                "a failover needs a primary and at least one secondary; list every member",
+            );
+        }
+        for (index, member) in section.member.iter().enumerate() {
+            if section.member[..index].iter().any(|other| other.region == member.region) {
+                self.problem(
+                    &key("member.region"),
+                    format!("{:?}", member.region),
+                    "is there twice; one member per region",
+                );
+            }
+            if !member.arn.starts_with("arn:") || !member.arn.contains(&format!(":{}:", member.region)) {
+                let fix = format!("must be the ARN of the DB cluster in {}", member.region);
+                self.problem(&key("member.arn"), format!("{:?}", member.arn), &fix);
+            }
+        }
+        if section.route.is_empty() {
+            self.problem(
+                &key("route"),
+                "(none)",
+                "name the DNS record that your application uses, so that it can follow the writer",
+            );
+        }
+        let mut routes = Vec::new();
+        for route in &section.route {
+            let ttl_key = key("route.ttl");
+            let ttl_ms = self.ms(&ttl_key, route.ttl.as_ref(), defaults.ttl);
+            if !ttl_ms.is_multiple_of(1000) {
+                self.problem(&ttl_key, format!("{:?}", route.ttl), "DNS counts in whole seconds");
+            }
+            routes.push(Route { zone: route.zone.clone(), name: with_dot(&route.name), ttl_s: ttl_ms / 1000 });
+        }
+        let policy = self.policy(&section, defaults, canary);
+        let members = section.member.iter().map(|member| Member {
+            region: Region(member.region.clone()),
+            arn: Arn(member.arn.clone()),
+            endpoint: with_dot(&member.endpoint),
+            priority: member.priority,
+        });
+        let reader = |m: &MemberSection| with_dot(m.reader_endpoint.as_ref().unwrap_or(&m.endpoint));
+        let mut config = ClusterConfig { hash: String::new(), members: members.collect(), routes, policy };
+        config.hash = hash(&config);
+        ClusterSettings {
+            id: ClusterId(section.id.clone()),
+            mode: section.mode,
+            config,
+            reader_endpoints: section.member.iter().map(reader).collect(),
+        }
+    }
+
+    fn policy(&mut self, section: &ClusterSection, defaults: &Defaults, canary: &CanarySettings) -> Policy {
+        let p = &section.policy;
+        let mut ms = |name: &str, given: &Option<String>, default: &str| {
+            self.ms(&format!("cluster.{}.policy.{name}", section.id), given.as_ref(), default)
+        };
+        let policy = Policy {
+            vantages: section.vantages.iter().map(|v| Vantage(v.clone())).collect(),
+            quorum: p.quorum.unwrap_or(2),
+            failures_min: p.failures_min.unwrap_or(3),
+            recover_after: p.recover_after.unwrap_or(2),
+            failovers_max: p.failovers_max.unwrap_or(2),
+            confirm_after_ms: ms("confirm-after", &p.confirm_after, defaults.confirm_after),
+            vantage_stale_after_ms: ms("vantage-stale-after", &p.vantage_stale_after, defaults.vantage_stale_after),
+            event_age_max_ms: ms("event-age-max", &p.event_age_max, defaults.event_age_max),
+            event_ahead_max_ms: ms("event-ahead-max", &p.event_ahead_max, "5s"),
+            rpo_max_ms: ms("rpo-max", &p.rpo_max, defaults.rpo_max),
+            cooldown_ms: ms("cooldown", &p.cooldown, "1h"),
+            failovers_window_ms: ms("failovers-window", &p.failovers_window, "24h"),
+            reassess_every_ms: ms("reassess-every", &p.reassess_every, defaults.reassess_every),
+            assess_deadline_ms: ms("assess-deadline", &p.assess_deadline, "1m"),
+            promote_deadline_ms: ms("promote-deadline", &p.promote_deadline, "15m"),
+            reroute_deadline_ms: ms("reroute-deadline", &p.reroute_deadline, "5m"),
+            announce_deadline_ms: ms("announce-deadline", &p.announce_deadline, "5m"),
+            retry_ms: ms("retry", &p.retry, defaults.retry),
+            retry_max_ms: ms("retry-max", &p.retry_max, defaults.retry_max),
+            claim_ttl_ms: ms("claim-ttl", &p.claim_ttl, defaults.claim_ttl),
+            soak_ms: ms("soak", &p.soak, defaults.soak),
+            heartbeat_ms: ms("heartbeat", &p.heartbeat, "1m"),
+        };
+        self.policy_can_decide(section, &policy, canary);
+        policy
+    }
+
+    /// Combinations that could never confirm, or would on too little.
+    fn policy_can_decide(&mut self, section: &ClusterSection, policy: &Policy, canary: &CanarySettings) {
+        let key = |name: &str| format!("cluster.{}.{name}", section.id);
+        let vantages = section.vantages.len();
+        for (index, vantage) in section.vantages.iter().enumerate() {
+            if section.vantages[..index].contains(vantage) {
+                self.problem(&key("vantages"), format!("{vantage:?}"), "is there twice; a vantage has one vote");
+            }
+        }
+        if policy.quorum == 0 || policy.quorum as usize > vantages {
+            let fix = format!(
+                "must be between 1 and the number of vantages ({vantages}), or no outage could ever be confirmed"
+            );
+            self.problem(&key("policy.quorum"), policy.quorum, &fix);
+        }
+        if !(1..=16).contains(&policy.failures_min) {
+            self.problem(&key("policy.failures-min"), policy.failures_min, "must be between 1 and 16");
+        }
+        if policy.recover_after == 0 {
+            self.problem(&key("policy.recover-after"), 0, "must be at least 1");
+        }
+        let probe_ms = canary.interval.as_millis() as u64 + canary.timeout.as_millis() as u64;
+        if policy.vantage_stale_after_ms < probe_ms {
+            let fix = format!(
+                "must be at least canary.interval + canary.timeout ({probe_ms} ms), or live vantages look silent"
+            );
+            self.problem(&key("policy.vantage-stale-after"), format!("{} ms", policy.vantage_stale_after_ms), &fix);
+        }
+        if policy.event_age_max_ms < policy.vantage_stale_after_ms {
+            self.problem(
+                &key("policy.event-age-max"),
+                format!("{} ms", policy.event_age_max_ms),
+                "must be at least vantage-stale-after",
+            );
+        }
+    }
+}
+
+/// Names are kept fully qualified, as DNS and Route 53 do.
+fn with_dot(name: &str) -> String {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    format!("{name}.")
+}
+
+fn hash(config: &ClusterConfig) -> String {
+    let text = serde_json::to_string(config).expect("a configuration is plain data");
+    hex::encode(&Sha256::digest(text.as_bytes())[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../aurora-failover.example.toml");
+
+    fn problems(text: &str) -> String {
+        parse(text, "test.toml", |_| None).expect_err("it must not pass").to_string()
+    }
+
+    #[test]
+    fn the_documented_example_is_valid_and_says_what_it_says() {
+        let settings = parse(EXAMPLE, "example", |_| Some("secret".into())).expect("the example is valid");
+        assert_eq!(settings.clusters.len(), 1);
+        assert_eq!(settings.clusters[0].config.policy.confirm_after_ms, 30_000);
+        assert_eq!(settings.clusters[0].config.policy.quorum, 2);
+        assert_eq!(settings.clusters[0].mode, Mode::Approve);
+        assert!(!format!("{settings:?}").contains("secret"), "the password must not show in debug output");
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_with_key_value_and_fix() {
+        let text = EXAMPLE
+            .replace("quorum = 2", "quorum = 4")
+            .replace("confirm-after = \"30s\"", "confirm-after = \"30 parsecs\"");
+        let shown = problems(&text);
+        assert!(shown.contains("cluster.orders.policy.quorum = 4"), "{shown}");
+        assert!(shown.contains("between 1 and the number of vantages (3)"), "{shown}");
+        assert!(shown.contains("cluster.orders.policy.confirm-after = \"30 parsecs\""), "{shown}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let shown = problems(&EXAMPLE.replace("quorum = 2", "quorom = 2"));
+        assert!(shown.contains("quorom"), "{shown}");
+    }
+
+    #[test]
+    fn the_hash_changes_with_the_policy_and_only_then() {
+        let hash = |text: &str| parse(text, "x", |_| None).expect("valid").clusters[0].config.hash.clone();
+        assert_eq!(hash(EXAMPLE), hash(&EXAMPLE.replace("# ", "## ")));
+        assert_ne!(hash(EXAMPLE), hash(&EXAMPLE.replace("quorum = 2", "quorum = 3")));
+    }
+}

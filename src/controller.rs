@@ -1,0 +1,351 @@
+//! The heart of the service: one task per cluster, one turn per event.
+//!
+//! ```text
+//!   decides (pure, statemachine)          carries out (here and in effects/)
+//!   step(record, event, now)      ──>     1. commit the item, if the version is still the one read
+//!     verdict, next record,               2. append the history row
+//!     effects, claims                     3. start what was claimed; its result is the next event
+//! ```
+//!
+//! Nothing leaves the process before 1 and 2 are done. Any number of controllers may run: whoever loses the race
+//! for a version loads anew and decides anew. Everything is safe to kill anywhere: what was stored is found again
+//! on the next load, and what was claimed is free again when the claim expires.
+
+use crate::clock;
+use crate::config::{ClusterSettings, Settings};
+use crate::effects::{Task, World};
+use crate::inbox::{Delivery, Inbox};
+use crate::store::{HistoryRow, Item, Store, StoreError};
+use statemachine::{
+    Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, Event, EventId, Record,
+    Timestamp, Verdict, due_effects, invariants, next_wakeup, step,
+};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, debug, error, info, info_span, warn};
+use uuid::Uuid;
+
+/// Lost races for a version before a turn is given up; its message comes again.
+const CONFLICTS_MAX: u32 = 10;
+
+/// Pause before an unusable store is asked again.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Events waiting for one cluster; beyond that the queue waits.
+const INBOX_MAX: usize = 256;
+
+/// Longest time that a stopping controller waits for what it has begun.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs every configured cluster until `stop`, then lets running effects end for a few seconds.
+pub async fn run(settings: Settings, store: Arc<dyn Store>, world: World, inbox: Inbox, stop: CancellationToken) {
+    let id = ControllerId(format!("controller-{}", Uuid::new_v4().simple()));
+    info!(controller = %id, clusters = settings.clusters.len(), "started");
+    let mut inboxes: HashMap<ClusterId, mpsc::Sender<Delivery>> = HashMap::new();
+    let mut clusters = JoinSet::new();
+    for cluster in settings.clusters {
+        let (sender, deliveries) = mpsc::channel(INBOX_MAX);
+        inboxes.insert(cluster.id.clone(), sender);
+        let task = ClusterTask::new(cluster, id.clone(), Arc::clone(&store), world.clone());
+        clusters.spawn(task.run(deliveries, stop.clone()));
+    }
+    inbox.run(move |cluster| inboxes.get(cluster).cloned(), stop).await;
+    while let Some(ended) = clusters.join_next().await {
+        if let Err(error) = ended {
+            error!(%error, "a cluster's task panicked");
+        }
+    }
+    info!(controller = %id, "stopped");
+}
+
+/// The record as this controller knows it: the stored one, with quiet evidence on top.
+struct Loaded {
+    record: Record,
+    version: u64,
+    last_hash: String,
+}
+
+/// Why a turn was not made.
+#[derive(Debug, thiserror::Error)]
+enum TurnError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("refused to store a record that breaks an invariant: {0}")]
+    Invariant(#[from] invariants::Violation),
+    #[error("lost the race for a version {CONFLICTS_MAX} times")]
+    Conflicts,
+}
+
+struct ClusterTask {
+    settings: ClusterSettings,
+    controller: ControllerId,
+    store: Arc<dyn Store>,
+    world: World,
+    loaded: Option<Loaded>,
+    results: mpsc::UnboundedSender<Envelope>,
+    arrived: mpsc::UnboundedReceiver<Envelope>,
+    running: JoinSet<()>,
+    scan_at: Instant,
+}
+
+impl ClusterTask {
+    fn new(settings: ClusterSettings, controller: ControllerId, store: Arc<dyn Store>, world: World) -> Self {
+        // Unbounded, but never more than the effects that this task has started.
+        let (results, arrived) = mpsc::unbounded_channel();
+        let (running, scan_at) = (JoinSet::new(), Instant::now());
+        Self { settings, controller, store, world, loaded: None, results, arrived, running, scan_at }
+    }
+
+    async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>, stop: CancellationToken) {
+        loop {
+            let wake_at = self.wake_at();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(envelope) = self.arrived.recv() => self.turn_or_warn(&envelope).await,
+                Some(delivery) = deliveries.recv() => self.deliver(delivery).await,
+                () = tokio::time::sleep_until(wake_at) => self.on_time().await,
+            }
+            while self.running.try_join_next().is_some() {}
+            self.claim_due().await;
+        }
+        self.finish().await;
+    }
+
+    /// Lets running effects end and stores their results; what does not end in time is found again by its claim.
+    async fn finish(mut self) {
+        let deadline = Instant::now() + STOP_GRACE;
+        while !self.running.is_empty() {
+            let ended = tokio::time::timeout_at(deadline, self.running.join_next()).await;
+            if ended.is_err() {
+                warn!(cluster = %self.settings.id, count = self.running.len(), "stopping; running effects are left to their claims");
+                break;
+            }
+        }
+        while let Ok(envelope) = self.arrived.try_recv() {
+            self.turn_or_warn(&envelope).await;
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let Some(loaded) = &self.loaded else { return self.scan_at };
+        let now = clock::now();
+        let due = next_wakeup(&loaded.record).map(|at| Instant::now() + Duration::from_millis(at.since_ms(now)));
+        due.map_or(self.scan_at, |due| due.min(self.scan_at))
+    }
+
+    async fn deliver(&mut self, delivery: Delivery) {
+        match self.turn(&delivery.envelope).await {
+            Ok(()) => {
+                // The inbox may be gone already; then the message comes again and is recognised.
+                let _gone = delivery.done.send(());
+            }
+            Err(error) => self.not_made(&error),
+        }
+    }
+
+    async fn turn_or_warn(&mut self, envelope: &Envelope) {
+        if let Err(error) = self.turn(envelope).await {
+            self.not_made(&error);
+        }
+    }
+
+    fn not_made(&mut self, error: &TurnError) {
+        error!(cluster = %self.settings.id, %error, "no turn was made; nothing is decided until this is over");
+        self.loaded = None;
+        self.scan_at = Instant::now() + STORE_PAUSE;
+    }
+
+    /// A deadline passed, or it is time to see what other controllers stored.
+    async fn on_time(&mut self) {
+        if Instant::now() >= self.scan_at {
+            if let Err(error) = self.scan().await {
+                return self.not_made(&error);
+            }
+        }
+        let now = clock::now();
+        let due = self.loaded.as_ref().and_then(|loaded| next_wakeup(&loaded.record));
+        if due.is_some_and(|due| due <= now) {
+            self.turn_or_warn(&self.own_event("tick", Event::Tick)).await;
+        }
+    }
+
+    async fn scan(&mut self) -> Result<(), TurnError> {
+        let fresh = self.read().await?;
+        if self.loaded.as_ref().is_none_or(|loaded| loaded.version != fresh.version) {
+            self.loaded = Some(fresh);
+        }
+        let Some(loaded) = &self.loaded else { return Ok(()) };
+        let pause_ms = loaded.record.config.policy.claim_ttl_ms;
+        self.scan_at = Instant::now() + Duration::from_millis(pause_ms);
+        let known = loaded.record.next_config.as_ref().unwrap_or(&loaded.record.config);
+        if known.hash != self.settings.config.hash || loaded.record.mode != self.settings.mode {
+            let configured = Configured { config: self.settings.config.clone(), mode: self.settings.mode };
+            self.turn(&self.own_event("config", Event::Configured(configured))).await?;
+        }
+        Ok(())
+    }
+
+    async fn claim_due(&mut self) {
+        let now = clock::now();
+        let due = self.loaded.as_ref().is_some_and(|loaded| due_effects(&loaded.record, now).next().is_some());
+        if due {
+            let claimant = Claimant { by: self.controller.clone() };
+            self.turn_or_warn(&self.own_event("claim", Event::Claim(claimant))).await;
+        }
+    }
+
+    fn own_event(&self, kind: &str, event: Event) -> Envelope {
+        Envelope { id: EventId(format!("{kind}/{}", Uuid::new_v4().simple())), at: clock::now(), event }
+    }
+
+    /// One turn: decide, store, append, start. Repeated from the load when another controller was first.
+    async fn turn(&mut self, envelope: &Envelope) -> Result<(), TurnError> {
+        for _ in 0..CONFLICTS_MAX {
+            let loaded = match self.loaded.take() {
+                Some(loaded) => loaded,
+                None => self.read().await?,
+            };
+            let Loaded { record, version, last_hash } = loaded;
+            let from = record.state.name();
+            let now = clock::now();
+            let decision = step(record, envelope, now);
+            if !decision.verdict.is_durable() {
+                debug!(cluster = %self.settings.id, event = envelope.event.name(), verdict = ?decision.verdict, "not stored");
+                self.loaded = Some(Loaded { record: decision.record, version, last_hash });
+                return Ok(());
+            }
+            let version = version + 1;
+            let span = info_span!("turn", cluster = %self.settings.id, event = %envelope.id, version);
+            match self.store_turn(from, envelope, decision, version, &last_hash, now).instrument(span).await {
+                Err(TurnError::Store(StoreError::Conflict { .. })) => {
+                    debug!(cluster = %self.settings.id, version, "another controller was first; deciding anew");
+                }
+                other => return other,
+            }
+        }
+        Err(TurnError::Conflicts)
+    }
+
+    async fn store_turn(
+        &mut self,
+        from: &'static str,
+        envelope: &Envelope,
+        decision: Decision,
+        version: u64,
+        last_hash: &str,
+        now: Timestamp,
+    ) -> Result<(), TurnError> {
+        invariants::check(&decision.record)?;
+        let row = self.history_row(from, envelope, &decision, version, last_hash, now);
+        let item = Item { version, decision_id: row.decision_id.clone(), record: decision.record, row };
+        self.store.commit(&item).await?;
+        self.store.append(&item.row).await?;
+        report(&item.row, &item.record, decision.verdict);
+        for id in &decision.claimed {
+            self.start(&item.record, *id);
+        }
+        self.loaded = Some(Loaded { record: item.record, version, last_hash: item.row.hash });
+        Ok(())
+    }
+
+    fn history_row(
+        &self,
+        from: &str,
+        envelope: &Envelope,
+        decision: &Decision,
+        version: u64,
+        last_hash: &str,
+        now: Timestamp,
+    ) -> HistoryRow {
+        let record = &decision.record;
+        let asked_for = |id: &EffectId| record.pending(*id).cloned();
+        let row = HistoryRow {
+            schema: record.schema,
+            cluster: record.cluster.clone(),
+            version,
+            at: now,
+            decision_id: Uuid::new_v4().simple().to_string(),
+            event: envelope.clone(),
+            from: from.into(),
+            to: record.state.name().into(),
+            verdict: decision.verdict,
+            rule: decision.rule,
+            guards: decision.guards.clone(),
+            effects: decision.effects.iter().filter_map(asked_for).collect(),
+            claimed: decision.claimed.clone(),
+            episode: match &decision.closed {
+                Some((episode, _)) => Some(episode.clone()),
+                None => record.episode.as_ref().map(|episode| episode.id.clone()),
+            },
+            outcome: decision.closed.as_ref().map(|(_, outcome)| *outcome),
+            epoch: record.epoch,
+            actor: match &envelope.event {
+                Event::Probe(probe) => probe.vantage.to_string(),
+                _ => self.controller.to_string(),
+            },
+            config_hash: record.config.hash.clone(),
+            software: env!("CARGO_PKG_VERSION").into(),
+            event_age_ms: now.since_ms(envelope.at),
+            previous_hash: last_hash.into(),
+            hash: String::new(),
+        };
+        row.sealed()
+    }
+
+    /// Starts a claimed effect; its result comes back as an event under the claim's token.
+    fn start(&mut self, record: &Record, id: EffectId) {
+        let Some(pending) = record.pending(id) else { return };
+        let Some(claim) = &pending.claim else { return };
+        let now = clock::now();
+        // End before the claim does, so that two runs never overlap.
+        let run_ms = claim.expires_at.since_ms(now) * 9 / 10;
+        let task = Task {
+            cluster: record.cluster.clone(),
+            id,
+            effect: pending.effect.clone(),
+            config: record.config.clone(),
+            primary: record.primary.clone(),
+            epoch: record.epoch.0,
+            until: Instant::now() + Duration::from_millis(run_ms),
+        };
+        let (token, world, results) = (claim.token, self.world.clone(), self.results.clone());
+        self.running.spawn(async move {
+            let outcome = world.run(&task).await;
+            debug!(cluster = %task.cluster, effect = task.effect.name(), ?outcome, "effect ended");
+            let result = EffectResult { effect: id, token, outcome };
+            let envelope = Envelope {
+                id: EventId(format!("result/{id}/{token}")),
+                at: clock::now(),
+                event: Event::Result(result),
+            };
+            // The task may be stopping; the claim expires and the next controller looks.
+            let _stopping = results.send(envelope);
+        });
+    }
+
+    async fn read(&self) -> Result<Loaded, TurnError> {
+        Ok(match self.store.load(&self.settings.id).await? {
+            Some(item) => Loaded { record: item.record, version: item.version, last_hash: item.row.hash },
+            None => {
+                let settings = &self.settings;
+                let record = Record::new(settings.id.clone(), settings.config.clone(), settings.mode, clock::now());
+                Loaded { record, version: 0, last_hash: String::new() }
+            }
+        })
+    }
+}
+
+/// One line per transition; a hold is for somebody to look at today.
+fn report(row: &HistoryRow, record: &Record, verdict: Verdict) {
+    if verdict == Verdict::Moved {
+        info!(from = row.from, to = row.to, reason = row.rule.sentence(), "state changed");
+    }
+    if let Some(hold) = record.hold.as_ref().filter(|hold| hold.since == row.at) {
+        warn!(reason = ?hold.reason, detail = hold.detail, release = hold.release, "holding");
+    }
+}

@@ -1,0 +1,86 @@
+//! Asking DNS: without a cache, so that an answer is the name server's and not our own memory.
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Longest time for one question.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A name could not be looked up.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("DNS lookup of {name} failed: {detail}")]
+pub struct DnsError {
+    name: String,
+    detail: String,
+}
+
+/// A resolver without cache.
+#[derive(Clone)]
+pub struct Dns {
+    resolver: TokioResolver,
+}
+
+impl Dns {
+    /// Asks `nameservers`, or the system's when there are none.
+    ///
+    /// # Errors
+    /// When the system has no usable resolver configuration.
+    pub fn new(nameservers: &[SocketAddr]) -> Result<Self, DnsError> {
+        let failed = |detail: String| DnsError { name: "(resolver)".into(), detail };
+        let mut builder = if nameservers.is_empty() {
+            TokioResolver::builder_tokio().map_err(|error| failed(error.to_string()))?
+        } else {
+            let servers = nameservers.iter().map(name_server).collect();
+            let config = ResolverConfig::from_name_servers(servers);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        };
+        let options: &mut ResolverOpts = builder.options_mut();
+        options.cache_size = 0;
+        options.timeout = TIMEOUT;
+        options.attempts = 1;
+        options.edns0 = false;
+        let resolver = builder.build().map_err(|error| failed(error.to_string()))?;
+        Ok(Self { resolver })
+    }
+
+    /// The addresses of `name`, CNAMEs followed.
+    ///
+    /// # Errors
+    /// When there is no answer or no address.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, DnsError> {
+        let found = self.resolver.lookup_ip(name).await.map_err(|error| failed(name, &error.to_string()))?;
+        let addresses: Vec<IpAddr> = found.iter().collect();
+        if addresses.is_empty() { Err(failed(name, "no address")) } else { Ok(addresses) }
+    }
+
+    /// The CNAME of `name`, fully qualified and in lower case.
+    ///
+    /// # Errors
+    /// When there is no answer or no CNAME.
+    pub async fn cname(&self, name: &str) -> Result<String, DnsError> {
+        let found = self.resolver.lookup(name, RecordType::CNAME).await;
+        let found = found.map_err(|error| failed(name, &error.to_string()))?;
+        let cname = found.answers().iter().find_map(|record| match &record.data {
+            RData::CNAME(target) => Some(target.0.to_string().to_ascii_lowercase()),
+            _ => None,
+        });
+        cname.ok_or_else(|| failed(name, "it has no CNAME"))
+    }
+}
+
+fn failed(name: &str, detail: &str) -> DnsError {
+    DnsError { name: name.into(), detail: detail.into() }
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        let connection: &mut ConnectionConfig = connection;
+        connection.port = address.port();
+    }
+    server
+}

@@ -1,0 +1,108 @@
+//! Carrying effects out. One file per effect, each the same three steps: look at the world, act, look again.
+//!
+//! Every run begins with a look, so it may be run twice, and after a crash at any point: what is already so is
+//! reported as done. A run ends within its claim, or reports that it is still under way.
+
+mod announce;
+mod assess;
+mod promote;
+mod reroute;
+mod verify;
+
+use crate::bus::Bus;
+use crate::database::Database;
+use crate::dns::Dns;
+use crate::rds::{Rds, RdsError};
+use crate::route53::{Route53, Route53Error};
+use statemachine::{ClusterId, Config, Effect, EffectId, Outcome, Region};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The outside world, as far as effects may touch it.
+#[derive(Clone)]
+pub struct World {
+    /// RDS in every region.
+    pub rds: Arc<dyn Rds>,
+    /// Route 53.
+    pub route53: Arc<dyn Route53>,
+    /// The bus for announcements.
+    pub bus: Arc<dyn Bus>,
+    /// DNS, as anybody sees it.
+    pub dns: Dns,
+    /// PostgreSQL behind the endpoints.
+    pub database: Database,
+    /// Pause between two looks at something under way.
+    pub poll_every: Duration,
+    /// Deadline of one write proof.
+    pub write_deadline: Duration,
+    /// The controller's own region: RDS is asked there or beyond, never in the primary's first.
+    pub region: Region,
+}
+
+/// One claimed effect.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Whose.
+    pub cluster: ClusterId,
+    /// Its number.
+    pub id: EffectId,
+    /// What to do.
+    pub effect: Effect,
+    /// The configuration in force.
+    pub config: Config,
+    /// Where the writer is.
+    pub primary: Region,
+    /// Epoch of the record.
+    pub epoch: u64,
+    /// The run ends before this time.
+    pub until: Instant,
+}
+
+impl World {
+    /// Carries one effect out, within its claim.
+    pub async fn run(&self, task: &Task) -> Outcome {
+        let run = async {
+            match &task.effect {
+                Effect::Assess { question } => assess::run(self, task, *question).await,
+                Effect::Promote { from, to, region, .. } => promote::run(self, task, from, to, region).await,
+                Effect::Reroute { changes } => reroute::run(self, task, changes).await,
+                Effect::Verify { changes, region, .. } => verify::run(self, task, changes, region).await,
+                Effect::Announce { from, to, reason, primary } => {
+                    announce::run(self, task, from, to, reason, primary).await
+                }
+            }
+        };
+        match tokio::time::timeout_at(task.until, run).await {
+            Ok(outcome) => outcome,
+            Err(_) => Outcome::Unknown { detail: "it did not end within its claim".into() },
+        }
+    }
+
+    /// Waits before the next look; false when the claim would be over.
+    async fn pause(&self, task: &Task) -> bool {
+        // Leave room for one more round of calls before the claim ends.
+        let next = Instant::now() + self.poll_every;
+        if next + self.write_deadline >= task.until {
+            return false;
+        }
+        tokio::time::sleep_until(next).await;
+        true
+    }
+}
+
+impl From<RdsError> for Outcome {
+    fn from(error: RdsError) -> Self {
+        // Asking is safe to repeat, whatever went wrong.
+        Self::Retry { detail: error.to_string() }
+    }
+}
+
+impl From<Route53Error> for Outcome {
+    fn from(error: Route53Error) -> Self {
+        match &error {
+            Route53Error::NoAnswer { .. } => Self::Unknown { detail: error.to_string() },
+            Route53Error::Answered { .. } | Route53Error::SwapRefused(_) => Self::Retry { detail: error.to_string() },
+        }
+    }
+}

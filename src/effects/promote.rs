@@ -1,0 +1,93 @@
+//! Makes the target the writer. The one call that must not happen twice: RDS has no token for it, so every run
+//! looks first, calls at most once, and from then on only looks.
+
+use super::{Task, World};
+use crate::rds::RdsError;
+use statemachine::{Arn, Assessment, Outcome, Region, Report};
+use tracing::{info, warn};
+
+/// Heartbeat writer name of the proof after a promotion.
+const WRITER: &str = "controller/promote";
+
+/// What the world says about the wish.
+enum Seen {
+    /// The target is the writer.
+    Writer,
+    /// Somebody's failover to the target is running.
+    UnderWay(String),
+    /// The old primary is the writer and nothing runs: the call may be made.
+    NotStarted,
+    /// Anything else.
+    Unexpected(String),
+}
+
+pub(super) async fn run(world: &World, task: &Task, from: &Arn, to: &Arn, region: &Region) -> Outcome {
+    let mut called = false;
+    loop {
+        let assessment = match world.rds.global_cluster(region, &task.cluster).await {
+            Ok(assessment) => assessment,
+            Err(error) if called => return Outcome::Unknown { detail: error.to_string() },
+            Err(error) => return error.into(),
+        };
+        let detail = match see(&assessment, from, to) {
+            Seen::Writer => match proof(world, task, to, region).await {
+                Ok(detail) => return Outcome::Done { report: Report::Promoted { called, detail } },
+                Err(detail) => detail,
+            },
+            Seen::UnderWay(detail) => detail,
+            Seen::NotStarted if called => "the call was accepted, RDS does not show it yet".into(),
+            Seen::NotStarted => {
+                called = true;
+                match call(world, task, to, region).await {
+                    Ok(()) => "the call was accepted".into(),
+                    Err(outcome) => return outcome,
+                }
+            }
+            Seen::Unexpected(detail) => return Outcome::Refused { detail },
+        };
+        if !world.pause(task).await {
+            return Outcome::InProgress { detail };
+        }
+    }
+}
+
+fn see(assessment: &Assessment, from: &Arn, to: &Arn) -> Seen {
+    let is_writer = |arn: &Arn| assessment.member(arn).is_some_and(|member| member.writer);
+    match &assessment.failover {
+        Some(failover) if failover.to == *to => Seen::UnderWay(format!("failover to {to} is {}", failover.status)),
+        Some(failover) => {
+            Seen::Unexpected(format!("a failover to {} is {}, not to {to}", failover.to, failover.status))
+        }
+        None if is_writer(to) => Seen::Writer,
+        None if is_writer(from) => Seen::NotStarted,
+        None => Seen::Unexpected(format!("neither {from} nor {to} is the writer; RDS says {}", assessment.status)),
+    }
+}
+
+async fn call(world: &World, task: &Task, to: &Arn, region: &Region) -> Result<(), Outcome> {
+    info!(cluster = %task.cluster, target = %to, %region, "calling FailoverGlobalCluster");
+    match world.rds.fail_over(region, &task.cluster, to).await {
+        Ok(()) => Ok(()),
+        // In progress already, or not possible now: the next run looks which.
+        Err(error @ RdsError::Answered { .. }) => {
+            warn!(cluster = %task.cluster, %error, "FailoverGlobalCluster was refused");
+            Err(Outcome::Retry { detail: error.to_string() })
+        }
+        Err(error @ RdsError::NoAnswer { .. }) => {
+            warn!(cluster = %task.cluster, %error, "FailoverGlobalCluster may have been accepted");
+            Err(Outcome::Unknown { detail: error.to_string() })
+        }
+    }
+}
+
+/// Available, and a write commits there.
+async fn proof(world: &World, task: &Task, to: &Arn, region: &Region) -> Result<String, String> {
+    let facts = world.rds.cluster(region, to).await.map_err(|error| error.to_string())?;
+    if facts.status != "available" {
+        return Err(format!("{to} is the writer and {}", facts.status));
+    }
+    let Some(member) = task.config.member(region) else { return Err(format!("no member in {region}")) };
+    let written = world.database.prove_write(&member.endpoint, WRITER, task.epoch + 1, world.write_deadline).await;
+    let address = written.map_err(|error| format!("no write commits at {} yet: {error}", member.endpoint))?;
+    Ok(format!("{to} is the writer and committed a write at {address}"))
+}

@@ -1,0 +1,94 @@
+//! Moves the public names: one batch per zone, as a compare-and-swap, so that a late controller cannot move DNS
+//! back; then waits until all name servers have it.
+
+use super::{Task, World};
+use crate::clock;
+use crate::route53::{CurrentRecord, Route53Error};
+use statemachine::{Outcome, RecordChange, Report};
+use std::collections::BTreeMap;
+use tracing::info;
+
+pub(super) async fn run(world: &World, task: &Task, changes: &[RecordChange]) -> Outcome {
+    let mut zones: BTreeMap<&str, Vec<&RecordChange>> = BTreeMap::new();
+    for change in changes {
+        zones.entry(&change.zone).or_default().push(change);
+    }
+    for (zone, changes) in zones {
+        if let Err(outcome) = swap_zone(world, task, zone, &changes).await {
+            return outcome;
+        }
+    }
+    let names: Vec<String> = changes.iter().map(|c| format!("{} -> {}", c.name, c.to)).collect();
+    Outcome::Done { report: Report::Rerouted { at: clock::now(), detail: names.join(", ") } }
+}
+
+async fn swap_zone(world: &World, task: &Task, zone: &str, changes: &[&RecordChange]) -> Result<(), Outcome> {
+    let mut swaps = Vec::new();
+    for change in changes {
+        match read(world, zone, change).await? {
+            // Changed already, by an earlier run: what is left is to see it in sync.
+            current if current.points_at(&change.to) => {}
+            current if current.points_at(&change.from) => swaps.push(((*change).clone(), current)),
+            current => {
+                let detail = format!(
+                    "{} points at {}, neither at the old writer {} nor at the new one {}",
+                    change.name, current.value, change.from, change.to
+                );
+                return Err(Outcome::Refused { detail });
+            }
+        }
+    }
+    if swaps.is_empty() {
+        return seen_in_dns(world, task, changes).await;
+    }
+    info!(cluster = %task.cluster, zone, records = swaps.len(), "calling ChangeResourceRecordSets");
+    match world.route53.swap(zone, &swaps).await {
+        Ok(change) => in_sync(world, task, &change, changes).await,
+        // Somebody changed a record between our look and our call: look again.
+        Err(error @ Route53Error::SwapRefused(_)) => Err(Outcome::Retry { detail: error.to_string() }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn read(world: &World, zone: &str, change: &RecordChange) -> Result<CurrentRecord, Outcome> {
+    match world.route53.current(zone, &change.name).await {
+        Ok(Some(current)) => Ok(current),
+        Ok(None) => Err(Outcome::Refused { detail: format!("zone {zone} has no CNAME {}", change.name) }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn in_sync(world: &World, task: &Task, change: &str, changes: &[&RecordChange]) -> Result<(), Outcome> {
+    loop {
+        match world.route53.in_sync(change).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // Changes can vanish while Route 53 itself fails over; DNS tells the truth.
+            Err(Route53Error::Answered { code, .. }) if code == "NoSuchChange" => {
+                return seen_in_dns(world, task, changes).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if !world.pause(task).await {
+            return Err(Outcome::InProgress { detail: format!("change {change} is pending") });
+        }
+    }
+}
+
+/// The change id of an earlier run is not known: in sync is what the name servers answer.
+async fn seen_in_dns(world: &World, task: &Task, changes: &[&RecordChange]) -> Result<(), Outcome> {
+    loop {
+        let mut behind = None;
+        for change in changes {
+            match world.dns.cname(&change.name).await {
+                Ok(found) if found == change.to => {}
+                Ok(found) => behind = Some(format!("{} still answers {found}", change.name)),
+                Err(error) => behind = Some(error.to_string()),
+            }
+        }
+        let Some(detail) = behind else { return Ok(()) };
+        if !world.pause(task).await {
+            return Err(Outcome::InProgress { detail });
+        }
+    }
+}

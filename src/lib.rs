@@ -1,0 +1,21 @@
+//! The service around [`statemachine`]: what goes in, where it is kept, and what is done outside.
+//!
+//! The flow, and the only one: canary → EventBridge → SQS → [`inbox`] → [`controller`] turn → [`store`] →
+//! [`effects`] → result → turn. SDK types stay inside the one module that calls them ([`store`], [`inbox`],
+//! [`bus`], [`rds`], [`route53`], [`infrastructure`]); environment is read in [`config`], time in [`clock`].
+
+pub mod aws;
+pub mod bus;
+pub mod canary;
+pub mod clock;
+pub mod config;
+pub mod controller;
+pub mod database;
+pub mod dns;
+pub mod effects;
+pub mod envelope;
+pub mod inbox;
+pub mod infrastructure;
+pub mod rds;
+pub mod route53;
+pub mod store;

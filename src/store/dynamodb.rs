@@ -1,0 +1,208 @@
+//! The store on DynamoDB. `PK = CLUSTER#<id>`, `SK = STATE | HIST#<version>`.
+
+use super::{HistoryRow, Item, Store, StoreError};
+use crate::aws::chain;
+use crate::clock;
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use statemachine::{ClusterId, Record, SCHEMA};
+use std::collections::HashMap;
+
+/// Key attributes of the table.
+pub const KEYS: (&str, &str) = ("PK", "SK");
+
+/// Global secondary indexes, for audit only: name, partition attribute, sort attribute.
+pub const INDEXES: [(&str, &str, &str); 3] =
+    [("GSI1", "day", "at"), ("GSI2", "episode", "version"), ("GSI3", "actor", "at")];
+
+/// Is this key attribute a number? All others are strings.
+#[must_use]
+pub fn is_number(attribute: &str) -> bool {
+    attribute == "version"
+}
+
+type Attributes = HashMap<String, AttributeValue>;
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct DynamoDb {
+    client: Client,
+    table: String,
+}
+
+impl DynamoDb {
+    /// A store on `table`.
+    #[must_use]
+    pub fn new(sdk: &SdkConfig, table: &str) -> Self {
+        Self { client: Client::new(sdk), table: table.into() }
+    }
+
+    fn failed(&self, operation: &'static str, error: &(dyn std::error::Error + 'static)) -> StoreError {
+        StoreError::Call { operation, table: self.table.clone(), detail: chain(error) }
+    }
+}
+
+#[async_trait]
+impl Store for DynamoDb {
+    async fn load(&self, cluster: &ClusterId) -> Result<Option<Item>, StoreError> {
+        let found = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .consistent_read(true)
+            .key("PK", partition(cluster))
+            .key("SK", text("STATE"))
+            .send()
+            .await
+            .map_err(|error| self.failed("GetItem", &error))?;
+        let Some(attributes) = found.item else { return Ok(None) };
+        let item = read_item(cluster, &attributes)?;
+        self.append(&item.row).await?;
+        Ok(Some(item))
+    }
+
+    async fn commit(&self, item: &Item) -> Result<(), StoreError> {
+        let put = self.client.put_item().table_name(&self.table).set_item(Some(write_item(item)));
+        let put = if item.version == 1 {
+            put.condition_expression("attribute_not_exists(PK)")
+        } else {
+            put.condition_expression("#version = :read")
+                .expression_attribute_names("#version", "version")
+                .expression_attribute_values(":read", number(item.version - 1))
+        };
+        let sent =
+            put.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld).send().await;
+        let Err(error) = sent else { return Ok(()) };
+        let SdkError::ServiceError(service) = &error else { return Err(self.failed("PutItem", &error)) };
+        let PutItemError::ConditionalCheckFailedException(failed) = service.err() else {
+            return Err(self.failed("PutItem", &error));
+        };
+        // The reply to our own write may have been lost and the SDK tried again: then this is our write.
+        let stored = failed.item().and_then(|old| old.get("decision_id")).and_then(|id| id.as_s().ok());
+        if stored == Some(&item.decision_id) {
+            return Ok(());
+        }
+        Err(StoreError::Conflict { cluster: item.record.cluster.clone(), version: item.version })
+    }
+
+    async fn append(&self, row: &HistoryRow) -> Result<(), StoreError> {
+        let sent = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(write_row(row)))
+            .condition_expression("attribute_not_exists(SK)")
+            .send()
+            .await;
+        match sent {
+            Ok(_) => Ok(()),
+            Err(SdkError::ServiceError(e)) if e.err().is_conditional_check_failed_exception() => Ok(()),
+            Err(error) => Err(self.failed("PutItem", &error)),
+        }
+    }
+
+    async fn history(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<HistoryRow>, StoreError> {
+        let mut rows = Vec::new();
+        let mut start: Option<Attributes> = None;
+        loop {
+            let page = self
+                .client
+                .query()
+                .table_name(&self.table)
+                .consistent_read(true)
+                .scan_index_forward(false)
+                .key_condition_expression("PK = :pk AND begins_with(SK, :hist)")
+                .expression_attribute_values(":pk", partition(cluster))
+                .expression_attribute_values(":hist", text("HIST#"))
+                .limit(i32::try_from(limit - rows.len()).unwrap_or(i32::MAX))
+                .set_exclusive_start_key(start.take())
+                .send()
+                .await
+                .map_err(|error| self.failed("Query", &error))?;
+            for attributes in page.items() {
+                rows.push(read_row(cluster, attributes)?);
+            }
+            start = page.last_evaluated_key;
+            if start.is_none() || rows.len() >= limit {
+                return Ok(rows);
+            }
+        }
+    }
+}
+
+fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+fn number(value: u64) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+fn partition(cluster: &ClusterId) -> AttributeValue {
+    text(format!("CLUSTER#{cluster}"))
+}
+
+fn json(value: &impl serde::Serialize) -> AttributeValue {
+    text(serde_json::to_string(value).expect("records and rows are plain data"))
+}
+
+fn write_item(item: &Item) -> Attributes {
+    let record = &item.record;
+    HashMap::from([
+        ("PK".into(), partition(&record.cluster)),
+        ("SK".into(), text("STATE")),
+        ("version".into(), number(item.version)),
+        ("decision_id".into(), text(&item.decision_id)),
+        ("schema".into(), number(u64::from(record.schema))),
+        ("state".into(), text(record.state.name())),
+        ("epoch".into(), number(record.epoch.0)),
+        ("primary".into(), text(record.primary.as_str())),
+        ("record".into(), json(record)),
+        ("row".into(), json(&item.row)),
+    ])
+}
+
+fn read_item(cluster: &ClusterId, attributes: &Attributes) -> Result<Item, StoreError> {
+    let unreadable = |detail: String| StoreError::Unreadable { cluster: cluster.clone(), detail };
+    let get = |name: &str| {
+        attributes
+            .get(name)
+            .and_then(|value| value.as_s().or_else(|_| value.as_n()).ok())
+            .ok_or_else(|| unreadable(format!("attribute {name} is missing")))
+    };
+    let schema = get("schema")?;
+    if *schema != SCHEMA.to_string() {
+        return Err(unreadable(format!("it has schema {schema}, this version reads {SCHEMA}")));
+    }
+    let record: Record = serde_json::from_str(get("record")?).map_err(|e| unreadable(format!("record: {e}")))?;
+    let row: HistoryRow = serde_json::from_str(get("row")?).map_err(|e| unreadable(format!("row: {e}")))?;
+    let version = get("version")?.parse().map_err(|e| unreadable(format!("version: {e}")))?;
+    Ok(Item { version, decision_id: get("decision_id")?.clone(), record, row })
+}
+
+fn write_row(row: &HistoryRow) -> Attributes {
+    let mut attributes = HashMap::from([
+        ("PK".into(), partition(&row.cluster)),
+        ("SK".into(), text(format!("HIST#{:020}", row.version))),
+        ("version".into(), number(row.version)),
+        ("day".into(), text(row.day())),
+        ("at".into(), text(clock::rfc3339(row.at))),
+        ("actor".into(), text(&row.actor)),
+        ("row".into(), json(row)),
+    ]);
+    if let Some(episode) = &row.episode {
+        attributes.insert("episode".into(), text(episode.as_str()));
+    }
+    attributes
+}
+
+fn read_row(cluster: &ClusterId, attributes: &Attributes) -> Result<HistoryRow, StoreError> {
+    let unreadable = |detail: String| StoreError::Unreadable { cluster: cluster.clone(), detail };
+    let row = attributes.get("row").and_then(|value| value.as_s().ok());
+    let row = row.ok_or_else(|| unreadable("a history row has no attribute row".into()))?;
+    serde_json::from_str(row).map_err(|error| unreadable(format!("history row: {error}")))
+}

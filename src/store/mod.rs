@@ -1,0 +1,157 @@
+//! One item is the truth: the record with its version, and the last history row inside it.
+//!
+//! A turn is one conditional write of that item, then the history row, then the effects. A crash between the
+//! first two is repaired on the next load, from the row inside the item. No transactions: strongly consistent
+//! global tables refuse them.
+
+mod dynamodb;
+
+pub use dynamodb::{DynamoDb, INDEXES, KEYS, is_number};
+
+use crate::clock;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use statemachine::{
+    ClusterId, EffectId, Envelope, EpisodeId, EpisodeOutcome, Epoch, GuardResult, Pending, Record, Rule, Timestamp,
+    Verdict,
+};
+
+/// Where records and history are kept.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Reads the item strongly consistently and repairs a missing history row before it answers.
+    async fn load(&self, cluster: &ClusterId) -> Result<Option<Item>, StoreError>;
+
+    /// Writes the item if the stored version is still the one before it. Answers [`StoreError::Conflict`] when
+    /// somebody else was first; a lost reply to our own write is recognised by its decision id.
+    async fn commit(&self, item: &Item) -> Result<(), StoreError>;
+
+    /// Writes the history row, once.
+    async fn append(&self, row: &HistoryRow) -> Result<(), StoreError>;
+
+    /// History rows of a cluster, newest first.
+    async fn history(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<HistoryRow>, StoreError>;
+}
+
+/// The state item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Rises by one with each write.
+    pub version: u64,
+    /// Made up for each write, to recognise our own after a lost reply.
+    pub decision_id: String,
+    /// The record.
+    pub record: Record,
+    /// The history row of this version.
+    pub row: HistoryRow,
+}
+
+/// One durable turn, as it is kept for auditors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HistoryRow {
+    /// Shape of this row.
+    pub schema: u32,
+    /// Whose history.
+    pub cluster: ClusterId,
+    /// Version of the item that this row belongs to.
+    pub version: u64,
+    /// When the turn was made.
+    pub at: Timestamp,
+    /// Which write made it.
+    pub decision_id: String,
+    /// The event.
+    pub event: Envelope,
+    /// State before.
+    pub from: String,
+    /// State after.
+    pub to: String,
+    /// What it meant.
+    pub verdict: Verdict,
+    /// The rule that decided.
+    pub rule: Rule,
+    /// Every guard that was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guards: Vec<GuardResult>,
+    /// Effects asked for by this turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub effects: Vec<Pending>,
+    /// Effects claimed by this turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claimed: Vec<EffectId>,
+    /// Open episode, or the one that this turn closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub episode: Option<EpisodeId>,
+    /// How the episode ended, if this turn closed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<EpisodeOutcome>,
+    /// Epoch after the turn.
+    pub epoch: Epoch,
+    /// Who brought the event: a vantage, a controller, an operator.
+    pub actor: String,
+    /// Hash of the configuration in force.
+    pub config_hash: String,
+    /// Version of the software.
+    pub software: String,
+    /// From the event to the turn.
+    pub event_age_ms: u64,
+    /// Hash of the row before.
+    pub previous_hash: String,
+    /// SHA-256 over everything above.
+    pub hash: String,
+}
+
+impl HistoryRow {
+    /// Fills in the hash.
+    #[must_use]
+    pub fn sealed(mut self) -> Self {
+        self.hash = self.digest();
+        self
+    }
+
+    /// The hash that this row should have.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let unsealed = Self { hash: String::new(), ..self.clone() };
+        let text = serde_json::to_string(&unsealed).expect("a row is plain data");
+        hex::encode(Sha256::digest(text.as_bytes()))
+    }
+
+    /// The UTC day, for the fleet-wide index.
+    #[must_use]
+    pub fn day(&self) -> String {
+        clock::day(self.at)
+    }
+}
+
+/// What can go wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else wrote first; load and decide anew.
+    #[error("another controller wrote version {version} of {cluster} first")]
+    Conflict {
+        /// Whose item.
+        cluster: ClusterId,
+        /// The version that was taken.
+        version: u64,
+    },
+    /// The stored item cannot be understood; nothing is decided.
+    #[error("the stored item of {cluster} cannot be read: {detail}; was it written by a newer version?")]
+    Unreadable {
+        /// Whose item.
+        cluster: ClusterId,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The call failed; nothing is known.
+    #[error("DynamoDB {operation} on table {table} failed: {detail}")]
+    Call {
+        /// Which call.
+        operation: &'static str,
+        /// Which table.
+        table: String,
+        /// The error chain.
+        detail: String,
+    },
+}
