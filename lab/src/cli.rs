@@ -1,0 +1,141 @@
+//! `aurora-failover lab …`.
+
+use crate::drill::{self, DrillOptions, KillController};
+use crate::stage::{Profile, Stage, StageOptions};
+use crate::{progress, reaper, report};
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand, ValueEnum};
+use std::process::ExitCode;
+
+/// A two-region AWS on this machine, on real PostgreSQL and DNS.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Lab {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Args, Clone)]
+struct Options {
+    /// Timing of probes, thresholds, TTL and client.
+    #[arg(long, value_enum, default_value_t = Profile::Fast)]
+    profile: Profile,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a lab, make a fault, wait for the recovery, print what happened.
+    ///
+    /// Exits with 0 only if writes flow in the other region through the public name and exactly one failover call
+    /// was accepted.
+    Drill {
+        /// What to break.
+        #[arg(value_enum)]
+        scenario: Scenario,
+        #[command(flatten)]
+        options: Options,
+        /// Print one JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+        /// Run it so many times, each in a new lab, and sum up.
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        repeat: u32,
+        /// Kill the controller with SIGKILL at a random moment after the fault and start it again one second later.
+        #[arg(long)]
+        kill_controller: bool,
+        /// Seed of the random moment; printed with the result.
+        #[arg(long, value_name = "N", requires = "kill_controller")]
+        seed: Option<u64>,
+    },
+    /// Ends what a lab leaves behind; started by the lab itself.
+    #[command(hide = true)]
+    Reaper,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// The primary region vanishes: packets are dropped both ways, nothing is reset.
+    RegionLoss,
+}
+
+/// Runs the command.
+#[must_use]
+pub fn run(lab: Lab) -> ExitCode {
+    if matches!(lab.command, Some(Command::Reaper)) {
+        return reaper::main();
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = dispatch(lab) => ended,
+            stopped = stop_signal() => stopped.map(|()| ExitCode::from(130)),
+        }
+    });
+    // What still runs is ended by the reaper, which outlives this process.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn dispatch(lab: Lab) -> Result<ExitCode> {
+    match lab.command {
+        None => up(&lab.options).await,
+        Some(Command::Drill { scenario: Scenario::RegionLoss, options, json, repeat, kill_controller, seed }) => {
+            let kill = kill_controller.then(|| KillController { seed: seed.unwrap_or_else(rand::random) });
+            drills(&DrillOptions { profile: options.profile, kill_controller: kill }, json, repeat).await
+        }
+        Some(Command::Reaper) => Ok(ExitCode::FAILURE),
+    }
+}
+
+async fn drills(options: &DrillOptions, json: bool, repeat: u32) -> Result<ExitCode> {
+    let mut results = Vec::new();
+    for run in 1..=repeat {
+        let options = options.for_run(run);
+        let headline = if repeat > 1 { format!("drill {run}/{repeat}: ") } else { String::new() };
+        let result = drill::region_loss(&options, &headline).await?;
+        if !json {
+            report::print(&result, repeat == 1);
+        }
+        results.push(result);
+    }
+    if json {
+        println!("{}", report::json(&results)?);
+    } else if repeat > 1 {
+        report::print_summary(&results);
+    }
+    let all_well = results.iter().all(drill::DrillResult::recovered);
+    Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn up(options: &Options) -> Result<ExitCode> {
+    let progress = progress::Progress::new("lab: ");
+    let stage = Stage::start(&StageOptions { profile: options.profile }, &progress).await?;
+    stage.steady(&progress).await?;
+    progress.done("two regions are up and healthy");
+    println!("{}", stage.describe());
+    println!("Stop it with Ctrl-C; everything is removed.");
+    std::future::pending::<()>().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn stop_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot watch for Ctrl-C")?,
+    }
+    eprintln!("stopping the lab");
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! Real PostgreSQL in the place of Aurora: two regions, streaming replication between and inside them.
+
+mod binaries;
+mod node;
+mod topology;
+
+pub use binaries::Binaries;
+pub use topology::{Topology, TopologyOptions};

@@ -1,0 +1,248 @@
+//! One PostgreSQL server: made from a template, started, asked, ended.
+
+use super::binaries::{Binaries, cache_dir};
+use crate::reaper::Reaper;
+use anyhow::{Context as _, Result, bail};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+use tokio_postgres::{Client, NoTls};
+
+/// Longest time that a server may take to accept connections.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Settings of every server. What differs per node comes after them.
+///
+/// `fsync = off`: the lab's faults are about networks and processes, not about power; the servers' memory survives.
+/// `wal_retrieve_retry_interval`: its default of 5 s would delay some promotions by as much.
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 200
+shared_buffers = '16MB'
+fsync = off
+wal_log_hints = on
+wal_keep_size = '128MB'
+max_wal_senders = 10
+wal_retrieve_retry_interval = '100ms'
+wal_receiver_status_interval = '1s'
+wal_receiver_timeout = '5s'
+wal_sender_timeout = '5s'
+log_line_prefix = '%m [%p] '
+";
+
+/// What the template holds beyond an empty server: the application's role and database, and Aurora's status
+/// function on top of a heartbeat row that the lab keeps writing.
+const TEMPLATE_SQL: &str = "
+CREATE SCHEMA lab;
+CREATE TABLE lab.heartbeat (one int PRIMARY KEY, at timestamptz NOT NULL);
+INSERT INTO lab.heartbeat VALUES (1, now());
+CREATE FUNCTION aurora_global_db_status() RETURNS TABLE (
+    aws_region text, highest_lsn_written bigint, durability_lag_in_msec bigint, rpo_lag_in_msec bigint,
+    last_lag_calculation_time timestamptz, feedback_epoch int, feedback_xmin int)
+LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT current_setting('lab.region'),
+        CASE WHEN replica THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')
+             ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') END::bigint,
+        CASE WHEN replica THEN lag_ms ELSE -1 END, CASE WHEN replica THEN lag_ms ELSE -1 END,
+        clock_timestamp(), 0, 0
+    FROM (SELECT pg_is_in_recovery() AS replica,
+        greatest(0, extract(epoch FROM clock_timestamp() - at) * 1000)::bigint AS lag_ms
+        FROM lab.heartbeat) AS seen
+$$;
+";
+
+/// The user that servers run as when the lab runs as root: PostgreSQL refuses to be root.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RunAs {
+    uid: u32,
+    gid: u32,
+}
+
+impl RunAs {
+    /// None when this process is not root.
+    pub(super) fn needed() -> Result<Option<Self>> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let users = fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
+        let nobody = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let nobody = nobody.filter(|fields| fields.len() > 3).find(|fields| fields[0] == "nobody");
+        let fields = nobody.context("PostgreSQL refuses to run as root, and /etc/passwd has no user nobody")?;
+        Ok(Some(Self { uid: fields[2].parse()?, gid: fields[3].parse()? }))
+    }
+}
+
+/// Makes a command run as that user, in a directory that it can enter.
+fn command(program: &Path, run_as: Option<RunAs>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/").stdin(Stdio::null()).env("LC_ALL", "C").env_remove("PGDATA");
+    if let Some(user) = run_as {
+        command.uid(user.uid).gid(user.gid);
+    }
+    command
+}
+
+/// Gives `dir` to that user.
+pub(super) fn own(dir: &Path, run_as: Option<RunAs>) -> Result<()> {
+    if let Some(user) = run_as {
+        std::os::unix::fs::chown(dir, Some(user.uid), Some(user.gid))?;
+    }
+    Ok(())
+}
+
+/// An initialized server, not running, to be copied. Made once per version and kept.
+pub(super) async fn template(
+    binaries: &Binaries,
+    reaper: &Reaper,
+    run_as: Option<RunAs>,
+    database: &str,
+) -> Result<PathBuf> {
+    // Another version of the SQL or the settings is another template.
+    let key = TEMPLATE_SQL.len() + SETTINGS.len();
+    let cache = cache_dir().join("templates");
+    let ready = cache.join(format!("{}-{database}-{key}", binaries.version));
+    if ready.is_dir() {
+        return Ok(ready);
+    }
+    fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
+    let building = tempfile::Builder::new().prefix("building-").tempdir_in(&cache)?;
+    fs::set_permissions(building.path(), fs::Permissions::from_mode(0o755))?;
+    let data = building.path().join("data");
+    fs::create_dir(&data)?;
+    own(&data, run_as)?;
+    let output = command(&binaries.program("initdb"), run_as)
+        .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--data-checksums"])
+        .args(["--wal-segsize=1", "--no-sync", "-D"])
+        .arg(&data)
+        .output()
+        .await
+        .context("running initdb")?;
+    if !output.status.success() {
+        bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let log = building.path().join("template.log");
+    let mut node = Node::start(binaries, reaper, run_as, "template", &data, &log, "").await?;
+    let client = node.connect("postgres").await?;
+    client.batch_execute("CREATE ROLE app LOGIN").await?;
+    client.batch_execute(&format!("CREATE DATABASE {database} OWNER app")).await?;
+    node.connect(database).await?.batch_execute(TEMPLATE_SQL).await.context("setting up the template")?;
+    node.stop().await?;
+    // Two labs may build at once: the first one wins, the other's is as good.
+    if fs::rename(&data, &ready).is_err() && !ready.is_dir() {
+        bail!("cannot move the template to {}", ready.display());
+    }
+    Ok(ready)
+}
+
+/// Copies a template; a `standby` follows whatever its settings name.
+pub(super) async fn copy(template: &Path, data: &Path, standby: bool, run_as: Option<RunAs>) -> Result<()> {
+    let copied = command(Path::new("cp"), None).arg("-a").arg(template).arg(data).output().await?;
+    if !copied.status.success() {
+        bail!("copying the template failed: {}", String::from_utf8_lossy(&copied.stderr).trim());
+    }
+    if standby {
+        let signal = data.join("standby.signal");
+        fs::write(&signal, "")?;
+        own(&signal, run_as)?;
+    }
+    Ok(())
+}
+
+/// A running server.
+pub(super) struct Node {
+    port: u16,
+    child: Child,
+}
+
+impl Node {
+    /// Starts the server in `data` on a free port, with more settings, and waits until it answers.
+    pub(super) async fn start(
+        binaries: &Binaries,
+        reaper: &Reaper,
+        run_as: Option<RunAs>,
+        name: &str,
+        data: &Path,
+        log: &Path,
+        settings: &str,
+    ) -> Result<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let io = if binaries.version.starts_with("16") || binaries.version.starts_with("17") {
+            ""
+        } else {
+            "io_method = sync\n"
+        };
+        let text = format!("{SETTINGS}{io}port = {port}\n{settings}");
+        fs::write(data.join("postgresql.conf"), text)?;
+        let file = fs::File::create(log)?;
+        let child = command(&binaries.program("postgres"), run_as)
+            .arg("-D")
+            .arg(data)
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting PostgreSQL {name}"))?;
+        reaper.register(child.id().context("it has just been started")?)?;
+        let mut node = Self { port, child };
+        let began = Instant::now();
+        while node.connect("postgres").await.is_err() {
+            let ended = node.child.try_wait()?;
+            if ended.is_some() || began.elapsed() > START_MAX {
+                let log_text = fs::read_to_string(log).unwrap_or_default();
+                let lines: Vec<&str> = log_text.lines().collect();
+                let last = lines[lines.len().saturating_sub(10)..].join("\n");
+                bail!("PostgreSQL {name} did not start; the end of its log:\n{last}");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(node)
+    }
+
+    /// Its own port, past all links.
+    pub(super) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How to reach it past all faults, as superuser.
+    pub(super) fn dsn(&self, database: &str) -> String {
+        format!("host=127.0.0.1 port={} user=postgres dbname={database} connect_timeout=2", self.port)
+    }
+
+    /// A session as superuser, past all faults.
+    pub(super) async fn connect(&self, database: &str) -> Result<Client> {
+        let (client, connection) = tokio_postgres::connect(&self.dsn(database), NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Fast shutdown.
+    pub(super) async fn stop(&mut self) -> Result<()> {
+        self.signal(rustix::process::Signal::INT);
+        let ended = tokio::time::timeout(START_MAX, self.child.wait()).await;
+        ended.context("PostgreSQL does not stop")??;
+        Ok(())
+    }
+
+    /// Immediate shutdown, as by a crash of its host.
+    pub(super) async fn crash(&mut self) {
+        self.signal(rustix::process::Signal::QUIT);
+        if tokio::time::timeout(Duration::from_secs(5), self.child.wait()).await.is_err() {
+            let _already_gone = self.child.kill().await;
+        }
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            let _already_gone = rustix::process::kill_process(pid, signal);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! A drill's result for people and for programs.
+
+use crate::drill::DrillResult;
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets};
+
+/// One object, or for several runs an object that sums them up.
+///
+/// # Errors
+/// Never in practice: the result is plain data.
+pub fn json(results: &[DrillResult]) -> Result<String> {
+    if let [only] = results {
+        return Ok(serde_json::to_string_pretty(only)?);
+    }
+    let summary = serde_json::json!({
+        "recovered": results.iter().filter(|result| result.recovered()).count(),
+        "of": results.len(),
+        "outage_ms": spread(results.iter().filter_map(|result| result.outage_ms)),
+        "runs": results,
+    });
+    Ok(serde_json::to_string_pretty(&summary)?)
+}
+
+/// Timeline, phases, verdict; with the stored history on request.
+pub fn print(result: &DrillResult, with_history: bool) {
+    if with_history {
+        println!("\nHistory, as stored in DynamoDB (newest first)\n{}", result.history);
+    }
+    println!("\nTimeline (seconds since the fault)");
+    let mut table = plain(["since fault", "in phase", "state", "event"]);
+    let mut entered_ms = 0;
+    for moment in &result.timeline {
+        let in_phase_ms = moment.at_ms - entered_ms;
+        table.add_row([
+            seconds(moment.at_ms),
+            if moment.at_ms > 0 { seconds(in_phase_ms) } else { String::new() },
+            moment.state.clone().unwrap_or_default(),
+            moment.what.clone(),
+        ]);
+        if moment.state.is_some() {
+            entered_ms = moment.at_ms;
+        }
+    }
+    println!("{table}");
+    println!("\nWhere the outage went");
+    let mut table = plain(["phase", "ms", ""]);
+    for phase in &result.phases {
+        let note = if phase.in_outage { "" } else { "beside the outage: the proof after clients were served" };
+        table.add_row([phase.name.to_owned(), phase.ms.to_string(), note.into()]);
+    }
+    align(&mut table, &[1]);
+    println!("{table}\n");
+    let known = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
+    println!("client write outage      {} ms", known(result.outage_ms));
+    println!("acknowledged writes      {}, lost {}", result.acknowledged_writes, known(result.lost_writes));
+    println!("failed client attempts   {}", result.failed_attempts);
+    println!("accepted failover calls  {}", result.failover_calls);
+    println!("packets dropped by       {}", result.packet_loss);
+    if let (Some(at_ms), Some(seed)) = (result.controller_killed_at_ms, result.seed) {
+        println!("controller killed        {at_ms} ms after the fault (--seed {seed})");
+    }
+    for problem in &result.problems {
+        println!("problem                  {problem}");
+    }
+    println!("outcome                  {}", if result.recovered() { "recovered" } else { "FAILED" });
+}
+
+/// A line per run and the spread.
+pub fn print_summary(results: &[DrillResult]) {
+    println!("\nSummary");
+    let mut table = plain(["run", "outcome", "outage ms", "lost", "calls", "killed at ms", "seed"]);
+    let known = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    for (index, result) in results.iter().enumerate() {
+        table.add_row([
+            (index + 1).to_string(),
+            if result.recovered() { "recovered".into() } else { result.problems.join("; ") },
+            known(result.outage_ms),
+            known(result.lost_writes),
+            result.failover_calls.to_string(),
+            known(result.controller_killed_at_ms),
+            known(result.seed),
+        ]);
+    }
+    align(&mut table, &[0, 2, 3, 4, 5]);
+    println!("{table}");
+    let recovered = results.iter().filter(|result| result.recovered()).count();
+    let outage = spread(results.iter().filter_map(|result| result.outage_ms));
+    let ms = |name: &str| outage[name].as_u64().map_or_else(|| "-".to_owned(), |ms| ms.to_string());
+    println!(
+        "recovered {recovered} of {}; outage ms min {} median {} max {}",
+        results.len(),
+        ms("min"),
+        ms("median"),
+        ms("max")
+    );
+}
+
+fn spread(values: impl Iterator<Item = u64>) -> serde_json::Value {
+    let mut values: Vec<u64> = values.collect();
+    values.sort_unstable();
+    let median = match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[n / 2]),
+        n => Some(values[n / 2 - 1].midpoint(values[n / 2])),
+    };
+    serde_json::json!({ "min": values.first(), "median": median, "max": values.last() })
+}
+
+fn seconds(ms: i64) -> String {
+    format!("{:.3}", ms as f64 / 1000.0)
+}
+
+fn plain<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    if N == 4 {
+        align(&mut table, &[0, 1]);
+    }
+    table
+}
+
+fn align(table: &mut Table, columns: &[usize]) {
+    for index in columns {
+        if let Some(column) = table.column_mut(*index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}

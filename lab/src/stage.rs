@@ -1,0 +1,483 @@
+//! Everything that a drill needs, running: two regions of PostgreSQL, DNS, the AWS endpoints, three vantages, the
+//! controller, and the application that writes.
+//!
+//! The service runs as in production: separate processes of the same binary, one configuration file, the standard
+//! AWS environment. Whatever is started here is registered with the reaper first, so that nothing survives.
+
+use crate::aws::{Aws, AwsOptions, GlobalCluster, Member};
+use crate::client::{self, Client, ClientOptions};
+use crate::dns::{DnsServer, RecordKind, Zones};
+use crate::link::{self, Link};
+use crate::postgres::{Binaries, Topology, TopologyOptions};
+use crate::progress::Progress;
+use crate::reaper::{LabDir, Reaper};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+use serde_json::Value;
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+
+/// The region that is lost. Not us-east-1: Route 53's control plane is there, and its loss is another drill.
+pub const PRIMARY: &str = "us-east-2";
+/// The region that takes over; the controller lives here.
+pub const SECONDARY: &str = "us-west-2";
+/// The application's name.
+pub const PUBLIC_NAME: &str = "db.orders.example.com.";
+/// The watched global cluster.
+pub const CLUSTER: &str = "orders";
+
+const ZONE: &str = "example.com.";
+/// Stands for `rds.amazonaws.com`.
+const ENDPOINT_ZONE: &str = "rds.lab.";
+const ENGINE_VERSION: &str = "16.6";
+const ACCOUNT: &str = "000000000000";
+/// Vantages, and whether each is in the primary region.
+const VANTAGES: [(&str, bool); 3] = [("us-west-2", false), ("us-east-2", true), ("witness-eu-west-1", false)];
+/// Longest time until everything is up and healthy.
+const STEADY_WITHIN: Duration = Duration::from_secs(120);
+/// Pause between two looks at the record.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Writes that the application must have made before anything is broken.
+const WRITES_MIN: usize = 20;
+
+/// Timing of the whole lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// Probes every 200 ms, three failures, TTL 1 s.
+    Fast,
+    /// The product's default policy: probes every 10 s, confirmed after 30 s, TTL 5 s.
+    Default,
+}
+
+impl Profile {
+    /// Its name in the configuration file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Default => "default",
+        }
+    }
+
+    const fn ttl_s(self) -> u32 {
+        match self {
+            Self::Fast => 1,
+            Self::Default => 5,
+        }
+    }
+
+    /// The application's own patience.
+    const fn client_timeouts(self) -> (Duration, Duration) {
+        match self {
+            Self::Fast => (Duration::from_millis(250), Duration::from_millis(500)),
+            Self::Default => (Duration::from_secs(1), Duration::from_secs(2)),
+        }
+    }
+
+    /// Longest time from the fault until the episode must be stable.
+    #[must_use]
+    pub const fn recovery_max(self) -> Duration {
+        match self {
+            Self::Fast => Duration::from_secs(60),
+            Self::Default => Duration::from_secs(300),
+        }
+    }
+}
+
+/// How to start a lab.
+#[derive(Debug, Clone)]
+pub struct StageOptions {
+    /// Timing.
+    pub profile: Profile,
+}
+
+/// A running lab.
+pub struct Stage {
+    profile: Profile,
+    /// The AWS endpoints.
+    pub aws: Aws,
+    /// The databases.
+    pub topology: Arc<Topology>,
+    /// The application.
+    pub client: Client,
+    dns: DnsServer,
+    primary_aws: Link,
+    controller: Option<Child>,
+    canaries: Vec<Child>,
+    reaper: Reaper,
+    dir: LabDir,
+    exe: PathBuf,
+}
+
+impl Stage {
+    /// Starts everything; see [`Stage::steady`] for when it is ready.
+    ///
+    /// # Errors
+    /// What did not start, and where its log is.
+    pub async fn start(options: &StageOptions, progress: &Progress) -> Result<Self> {
+        let profile = options.profile;
+        let binaries = Binaries::find()?;
+        let exe = std::env::current_exe().context("the path of this program")?;
+        let dir = LabDir::create()?;
+        let reaper = Reaper::start(&exe, &["lab", "reaper"], &dir)?;
+
+        progress.step(&format!("starting PostgreSQL {} in two regions", binaries.version));
+        let topology_options = TopologyOptions {
+            dir: dir.path().join("postgres"),
+            primary_region: PRIMARY.into(),
+            secondary_region: SECONDARY.into(),
+            database: CLUSTER.into(),
+        };
+        let topology = Topology::start(&binaries, &reaper, topology_options, |step| progress.step(step)).await?;
+        let topology = Arc::new(topology);
+
+        progress.step("starting DNS and the AWS endpoints");
+        let zones = Zones::new();
+        let dns = DnsServer::start(zones.clone()).await?;
+        zones.add_zone(ENDPOINT_ZONE)?;
+        for (region, node) in [(PRIMARY, "a1"), (SECONDARY, "b1")] {
+            zones.set(&endpoint(region), RecordKind::A, 1, &[&topology.address(node).ip().to_string()])?;
+        }
+        let member = |region: &str| Member {
+            region: region.into(),
+            cluster_id: cluster_id(region),
+            endpoint: endpoint(region),
+            reader_endpoint: endpoint(region),
+            port: topology.port(),
+        };
+        let global_cluster = GlobalCluster {
+            id: CLUSTER.into(),
+            engine_version: ENGINE_VERSION.into(),
+            endpoint: format!("{CLUSTER}.global.{ENDPOINT_ZONE}"),
+            members: vec![member(PRIMARY), member(SECONDARY)],
+        };
+        let databases = Arc::clone(&topology) as Arc<dyn crate::aws::Databases>;
+        let options =
+            AwsOptions { account: ACCOUNT.into(), ..AwsOptions::new(zones.clone(), databases, global_cluster) };
+        let aws = Aws::start(options).await?;
+        let zone_id = aws.create_zone(ZONE)?;
+        aws.put_cname(&zone_id, PUBLIC_NAME, profile.ttl_s(), &endpoint(PRIMARY))?;
+        let primary_aws = open_link("primary region to AWS", aws.url().trim_start_matches("http://").parse()?).await?;
+
+        let config = configuration(profile, &topology, dns.addr(), &zone_id);
+        std::fs::write(dir.path().join("aurora-failover.toml"), config).context("writing the configuration")?;
+        create_application_table(&topology).await?;
+        let (connect_timeout, write_timeout) = profile.client_timeouts();
+        let client = Client::start(ClientOptions {
+            name: PUBLIC_NAME.into(),
+            port: topology.port(),
+            nameserver: dns.addr(),
+            database: CLUSTER.into(),
+            pace: Duration::from_millis(10),
+            connect_timeout,
+            write_timeout,
+        })?;
+
+        let mut stage = Self {
+            profile,
+            aws,
+            topology,
+            client,
+            dns,
+            primary_aws,
+            controller: None,
+            canaries: Vec::new(),
+            reaper,
+            dir,
+            exe,
+        };
+        progress.step("creating table, bus, rule and queues (aurora-failover init)");
+        stage.finished("init", &["init"]).await?;
+        progress.step("starting the controller and three vantages");
+        stage.start_controller()?;
+        for (vantage, in_primary_region) in VANTAGES {
+            let url = if in_primary_region { format!("http://{}", stage.primary_aws.addr()) } else { stage.aws.url() };
+            let canary = stage.spawn(&format!("canary-{vantage}"), &["canary", "--vantage", vantage], &url)?;
+            stage.canaries.push(canary);
+        }
+        Ok(stage)
+    }
+
+    /// Waits until the record says healthy, every vantage is heard of, and the application writes.
+    ///
+    /// # Errors
+    /// When that takes longer than two minutes, or a process ended.
+    pub async fn steady(&self, progress: &Progress) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let record = self.record().await?;
+            let missing = self.missing(record.as_ref());
+            let Some(missing) = missing else { return Ok(()) };
+            progress.step(&format!("waiting for steady state: {missing}"));
+            if began.elapsed() > STEADY_WITHIN {
+                bail!(
+                    "no steady state within {STEADY_WITHIN:?}: {missing}; logs are in {}",
+                    self.keep_logs().display()
+                );
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// What is missing for steady state.
+    fn missing(&self, record: Option<&Value>) -> Option<String> {
+        let Some(record) = record else { return Some("the controller has not stored a record yet".into()) };
+        if record["state"]["name"] != "healthy" || record["proven"] != true || record["blind"] != false {
+            return Some(format!("the record says {}", record["state"]["name"]));
+        }
+        let heard = record["evidence"]["tracks"].as_object().map_or(0, serde_json::Map::len);
+        if heard < VANTAGES.len() {
+            return Some(format!("{heard} of {} vantages heard of", VANTAGES.len()));
+        }
+        if record["evidence"]["lag"].get(SECONDARY).is_none() {
+            return Some("the replication lag is not known yet".into());
+        }
+        let writes = self.client.account().acknowledged.len();
+        (writes < WRITES_MIN).then(|| format!("the application has written {writes} rows"))
+    }
+
+    /// The stored record, by `aurora-failover status`.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub async fn record(&self) -> Result<Option<Value>> {
+        let mut shown: Value = serde_json::from_str(&self.finished("status", &["status", "--output", "json"]).await?)?;
+        Ok(shown.get_mut(0).map(|item| item["record"].take()))
+    }
+
+    /// The stored history, oldest first, by `aurora-failover history`.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub async fn history(&self) -> Result<Vec<Value>> {
+        let shown = self.finished("history", &["history", "--output", "json", "--limit", "100000"]).await?;
+        let mut rows: Vec<Value> = serde_json::from_str(&shown)?;
+        rows.reverse();
+        Ok(rows)
+    }
+
+    /// The history as a person sees it.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub async fn history_table(&self) -> Result<String> {
+        self.finished("history", &["history", "--limit", "200"]).await
+    }
+
+    /// The primary region vanishes: databases, its path to AWS, and AWS's endpoints in it.
+    pub fn lose_primary_region(&self) {
+        self.topology.lose_region(PRIMARY);
+        self.primary_aws.cut();
+        self.aws.lose_region(PRIMARY);
+    }
+
+    /// Address that clients of the first primary see.
+    #[must_use]
+    pub fn old_writer(&self) -> IpAddr {
+        self.topology.address("a1").ip()
+    }
+
+    /// Starts the controller.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start_controller(&mut self) -> Result<()> {
+        self.controller = Some(self.spawn("controller", &["serve"], &self.aws.url())?);
+        Ok(())
+    }
+
+    /// Kills the controller with SIGKILL.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn kill_controller(&mut self) -> Result<()> {
+        let mut controller = self.controller.take().context("the controller is not running")?;
+        controller.kill().await.context("killing the controller")
+    }
+
+    /// Has any of the service's processes ended by itself?
+    ///
+    /// # Errors
+    /// Which one.
+    pub fn all_alive(&mut self) -> Result<()> {
+        let children = self.controller.iter_mut().chain(&mut self.canaries);
+        for child in children {
+            if let Some(status) = child.try_wait()? {
+                bail!("a process of the service ended ({status}); logs are in {}", self.keep_logs().display());
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of the application on a node, read past all faults.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn rows_on(&self, node: &str) -> Result<std::collections::BTreeSet<i64>> {
+        let (session, connection) =
+            tokio_postgres::connect(&self.topology.direct_dsn(node), tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        let rows = session.query(&format!("SELECT number FROM {}", client::TABLE), &[]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// How to look around from another terminal.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let environment: Vec<String> =
+            self.environment(&self.aws.url()).into_iter().map(|(key, value)| format!("export {key}={value}")).collect();
+        format!(
+            "public name   {PUBLIC_NAME} (dig -p {} @127.0.0.1 {PUBLIC_NAME})\n\
+             PostgreSQL    port {} on {} ({PRIMARY}) and {} ({SECONDARY}), user app, database {CLUSTER}\n\
+             packet loss   {}\n\
+             logs          {}\n\n\
+             In another terminal:\n{}\naurora-failover status",
+            self.dns.addr().port(),
+            self.topology.port(),
+            self.topology.address("a1").ip(),
+            self.topology.address("b1").ip(),
+            link::drop_method(),
+            self.dir.path().display(),
+            environment.join("\n"),
+        )
+    }
+
+    /// Copies the logs out of the lab's directory, which is removed with the lab.
+    pub fn keep_logs(&self) -> PathBuf {
+        let kept = std::env::temp_dir().join(format!("{}-logs", self.dir.name()));
+        let _best_effort = std::fs::create_dir_all(&kept);
+        for entry in std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|e| e == "log" || e == "toml") {
+                let _best_effort = std::fs::copy(&path, kept.join(entry.file_name()));
+            }
+        }
+        kept
+    }
+
+    /// Ends everything.
+    pub async fn stop(mut self) {
+        for child in self.controller.iter_mut().chain(&mut self.canaries) {
+            let _already_gone = child.start_kill();
+        }
+        for child in self.controller.iter_mut().chain(&mut self.canaries) {
+            let _already_gone = child.wait().await;
+        }
+        drop(self.client);
+        let _stopping_anyway = self.aws.shutdown().await;
+        let _stopping_anyway = self.dns.shutdown().await;
+        self.topology.stop().await;
+        drop(self.reaper);
+    }
+
+    fn environment(&self, aws_url: &str) -> Vec<(&'static str, String)> {
+        let config = self.dir.path().join("aurora-failover.toml");
+        vec![
+            ("AWS_ENDPOINT_URL", aws_url.into()),
+            ("AWS_ACCESS_KEY_ID", "lab".into()),
+            ("AWS_SECRET_ACCESS_KEY", "lab".into()),
+            ("AWS_EC2_METADATA_DISABLED", "true".into()),
+            ("AURORA_FAILOVER_CONFIG", config.display().to_string()),
+        ]
+    }
+
+    fn command(&self, arguments: &[&str], aws_url: &str) -> Command {
+        let mut command = Command::new(&self.exe);
+        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("AWS_")) {
+            command.env_remove(key);
+        }
+        command.args(arguments).envs(self.environment(aws_url)).stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    fn spawn(&self, name: &str, arguments: &[&str], aws_url: &str) -> Result<Child> {
+        let path = self.dir.path().join(format!("{name}.log"));
+        let log = File::options().create(true).append(true).open(&path).context("opening a log")?;
+        let child = self
+            .command(arguments, aws_url)
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        self.reaper.register(child.id().context("it has just been started")?)?;
+        Ok(child)
+    }
+
+    /// Runs a command of the product to its end and gives its standard output.
+    async fn finished(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let output =
+            self.command(arguments, &self.aws.url()).output().await.with_context(|| format!("running {name}"))?;
+        let status: ExitStatus = output.status;
+        ensure!(status.success(), "{name} failed ({status}): {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Timing in use.
+    #[must_use]
+    pub const fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// Directory of logs and configuration, while the lab runs.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+fn cluster_id(region: &str) -> String {
+    format!("{CLUSTER}-{region}")
+}
+
+/// Writer endpoint of a region's cluster.
+fn endpoint(region: &str) -> String {
+    format!("{}.cluster-lab.{region}.{ENDPOINT_ZONE}", cluster_id(region))
+}
+
+async fn open_link(name: &str, target: SocketAddr) -> Result<Link> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    Link::open(name, listener, target)
+}
+
+async fn create_application_table(topology: &Topology) -> Result<()> {
+    let (session, connection) = tokio_postgres::connect(&topology.direct_dsn("a1"), tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    let sql = format!(
+        "CREATE TABLE {0} (number bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());
+         ALTER TABLE {0} OWNER TO app",
+        client::TABLE
+    );
+    session.batch_execute(&sql).await.context("creating the application's table")
+}
+
+/// The one configuration file of the lab's controller and vantages.
+fn configuration(profile: Profile, topology: &Topology, nameserver: SocketAddr, zone_id: &str) -> String {
+    let vantages: Vec<String> = VANTAGES.iter().map(|(vantage, _)| format!("{vantage:?}")).collect();
+    let mut text = format!(
+        "# Written by the lab.\n\
+         region = \"{SECONDARY}\"\nprofile = \"{}\"\n\n\
+         [dns]\nnameservers = [\"{nameserver}\"]\n\n\
+         [database]\nport = {}\nuser = \"app\"\nname = \"{CLUSTER}\"\n\n\
+         [canary]\nself-check = [\"{nameserver}\"]\n\n\
+         [[cluster]]\nid = \"{CLUSTER}\"\nmode = \"auto\"\nvantages = [{}]\n\n\
+         [[cluster.route]]\nzone = \"{zone_id}\"\nname = \"{PUBLIC_NAME}\"\n",
+        profile.name(),
+        topology.port(),
+        vantages.join(", "),
+    );
+    for region in [PRIMARY, SECONDARY] {
+        text.push_str(&format!(
+            "\n[[cluster.member]]\nregion = \"{region}\"\narn = \"arn:aws:rds:{region}:{ACCOUNT}:cluster:{}\"\n\
+             endpoint = \"{}\"\n",
+            cluster_id(region),
+            endpoint(region),
+        ));
+    }
+    text
+}
