@@ -1,0 +1,122 @@
+//! The endpoints that the suite runs against.
+
+use anyhow::{Context as _, Result, bail};
+use async_trait::async_trait;
+use aurora_failover_lab::aws::{Aws, AwsOptions, Databases, GlobalCluster, Member};
+use aurora_failover_lab::dns::Zones;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+/// All of them.
+pub const NAMES: [&str; 3] = ["lab", "ministack", "moto"];
+
+/// Longest time that an emulator may take to start.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// One running endpoint.
+pub struct Endpoint {
+    name: &'static str,
+    url: String,
+    running: Running,
+}
+
+enum Running {
+    Lab(Box<Aws>),
+    Process(Child),
+}
+
+impl Endpoint {
+    /// Starts it.
+    pub async fn start(name: &'static str) -> Result<Self> {
+        if name == "lab" {
+            let aws = start_lab().await?;
+            return Ok(Self { name, url: aws.url(), running: Running::Lab(Box::new(aws)) });
+        }
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let tools = std::env::var_os("AURORA_FAILOVER_TOOLS").map(PathBuf::from);
+        let tools = tools
+            .context("AURORA_FAILOVER_TOOLS is not set; run the tests by scripts/test, which installs the emulators")?;
+        let program = tools.join("bin").join(if name == "moto" { "moto_server" } else { "ministack" });
+        if !program.exists() {
+            bail!("{} does not exist; run scripts/setup test", program.display());
+        }
+        // The shell ends the emulator when our end of its standard input closes, however we end.
+        let mut command = Command::new("sh");
+        command.args(["-c", "\"$@\" & pid=$!; cat >/dev/null; kill $pid; wait $pid", "sh"]).arg(program);
+        if name == "moto" {
+            command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        }
+        command.env("GATEWAY_PORT", port.to_string()).env("GATEWAY_LISTEN", format!("127.0.0.1:{port}"));
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().with_context(|| format!("starting {name}"))?;
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            if began.elapsed() > START_MAX {
+                bail!("{name} did not listen on port {port} within {START_MAX:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(Self { name, url: format!("http://127.0.0.1:{port}"), running: Running::Process(child) })
+    }
+
+    /// This program again, with the AWS environment of the endpoint.
+    pub fn child_command(&self, marker: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+        command
+            .env(marker, self.name)
+            .env("AWS_ENDPOINT_URL", &self.url)
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        command
+    }
+
+    /// Ends it.
+    pub async fn stop(self) {
+        match self.running {
+            Running::Lab(aws) => {
+                let _stopping_anyway = aws.shutdown().await;
+            }
+            Running::Process(mut child) => {
+                drop(child.stdin.take());
+                let _ended = child.wait().await;
+            }
+        }
+    }
+}
+
+/// Databases that are promoted at once: the contract is about the API, the drills are about PostgreSQL.
+struct PromotedAtOnce;
+
+#[async_trait]
+impl Databases for PromotedAtOnce {
+    async fn promote(&self, _region: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn instances(&self, region: &str) -> Vec<(String, bool)> {
+        vec![(format!("{region}-1"), region == super::behaviours::PRIMARY)]
+    }
+}
+
+async fn start_lab() -> Result<Aws> {
+    let member = |region: &str| Member {
+        region: region.into(),
+        cluster_id: format!("contract-{region}"),
+        endpoint: format!("contract.{region}.example."),
+        reader_endpoint: format!("contract-ro.{region}.example."),
+        port: 5432,
+    };
+    let global_cluster = GlobalCluster {
+        id: super::behaviours::GLOBAL_CLUSTER.into(),
+        engine_version: "16.6".into(),
+        endpoint: "contract.global.example.".into(),
+        members: vec![member(super::behaviours::PRIMARY), member(super::behaviours::SECONDARY)],
+    };
+    Aws::start(AwsOptions::new(Zones::new(), Arc::new(PromotedAtOnce), global_cluster)).await
+}
