@@ -21,6 +21,9 @@ const WAIT_S: i32 = 20;
 /// Most messages per receive and per delete (SQS maximum).
 const BATCH_MAX: usize = 10;
 
+/// Longest wait for deletions when stopping.
+const DELETE_GRACE: Duration = Duration::from_secs(2);
+
 /// Pause after a poll that failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -91,8 +94,10 @@ impl Inbox {
             }
         }
         drop(deletes);
-        if deleter.await.is_err() {
-            error!("the task that deletes messages panicked");
+        // Turns that are still being made may want to delete; what is not deleted comes again and is recognised.
+        match tokio::time::timeout(DELETE_GRACE, deleter).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => error!(%error, "the task that deletes messages panicked"),
         }
     }
 

@@ -129,7 +129,10 @@ pub async fn region_loss(options: &DrillOptions, headline: &str) -> Result<Drill
     stage.steady(&progress).await?;
     stage.all_alive()?;
 
-    progress.step("steady; the primary region vanishes now");
+    // At any moment of the probes' and the caches' rounds, not always at the same one.
+    let moment = rand::rng().random_range(Duration::ZERO..options.profile.round());
+    progress.step(&format!("steady; the primary region vanishes in {} ms", moment.as_millis()));
+    tokio::time::sleep(moment).await;
     let old_writer = stage.old_writer();
     stage.lose_primary_region();
     let fault = Fault { at: SystemTime::now(), instant: Instant::now() };

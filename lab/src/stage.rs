@@ -79,6 +79,15 @@ impl Profile {
         }
     }
 
+    /// Time in which everything periodic (probes, caches) has had its turn.
+    #[must_use]
+    pub const fn round(self) -> Duration {
+        match self {
+            Self::Fast => Duration::from_secs(1),
+            Self::Default => Duration::from_secs(10),
+        }
+    }
+
     /// Longest time from the fault until the episode must be stable.
     #[must_use]
     pub const fn recovery_max(self) -> Duration {

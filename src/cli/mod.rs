@@ -27,11 +27,13 @@ use tracing_subscriber::EnvFilter;
 ///
 /// It watches a primary region from several vantages, decides, promotes the other region's cluster, moves the
 /// application's DNS, proves that writes work through the public name, and keeps a history that explains every
-/// decision. See it happen on your own machine, without AWS: aurora-failover lab drill region-loss
+/// decision.
 #[derive(Parser)]
 #[command(
     version,
     after_help = "\
+See it happen on this machine, without AWS:  aurora-failover lab drill region-loss
+
 AWS credentials and endpoints come from the standard AWS environment and configuration.
 Log level: RUST_LOG, such as RUST_LOG=debug or RUST_LOG=aurora_failover=debug."
 )]

@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Failure times kept per vantage. The first one is never dropped, so the span stays right.
+/// Failure times kept per vantage; more would decide nothing.
 const FAILURES_KEPT: usize = 16;
 
 /// The window of probe facts about the current primary.
@@ -39,7 +39,10 @@ pub struct Track {
     pub last_seen: Timestamp,
     /// It cannot reach its neutral targets.
     pub isolated: bool,
-    /// Failures since the newest success by anyone, oldest first, at most [`FAILURES_KEPT`].
+    /// When the first of `failures` began; nobody has seen a success since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<Timestamp>,
+    /// Verdict times of the failures since the newest success by anyone, oldest first, bounded.
     pub failures: Vec<Timestamp>,
     /// Class of the newest failure.
     pub last_failure: String,
@@ -47,6 +50,14 @@ pub struct Track {
     pub good: u32,
     /// It fails while a quorum succeeds: its failures alone raise no new suspicion.
     pub outvoted: bool,
+}
+
+impl Track {
+    fn clear(&mut self) {
+        self.failing_since = None;
+        self.failures.clear();
+        self.good = 0;
+    }
 }
 
 /// A replication lag reading.
@@ -138,15 +149,13 @@ impl Evidence {
         }
         if at.since_ms(track.last_seen) > policy.vantage_stale_after_ms {
             // Silence is not evidence: after a gap the window starts from zero.
-            track.failures.clear();
-            track.good = 0;
+            track.clear();
         }
         track.sequence = probe.sequence;
         track.last_seen = track.last_seen.max(at);
         track.isolated = probe.self_check == SelfCheck::Failed && probe.outcome != ProbeOutcome::Ok;
         if track.isolated {
-            track.failures.clear();
-            track.good = 0;
+            track.clear();
             return Intake::Ignored(Reason::VantageIsolated);
         }
         match &probe.outcome {
@@ -157,6 +166,7 @@ impl Evidence {
                 // A success by anyone voids older failures by everyone: slow or unreachable for some is not down.
                 for track in self.tracks.values_mut() {
                     track.failures.retain(|failed| *failed > at);
+                    track.failing_since = (!track.failures.is_empty()).then_some(at);
                 }
                 Intake::Ok
             }
@@ -165,9 +175,12 @@ impl Evidence {
                 track.last_failure.clone_from(class);
                 if self.newest_ok.is_none_or(|ok| at > ok) {
                     if track.failures.len() == FAILURES_KEPT {
-                        track.failures.remove(1);
+                        track.failures.remove(0);
                     }
                     track.failures.push(at);
+                    // The target did not commit while the probe waited either.
+                    let began_at = Timestamp(at.0.saturating_sub(probe.latency_ms));
+                    track.failing_since.get_or_insert(began_at.max(self.newest_ok.unwrap_or(began_at)));
                 }
                 Intake::Failed { suspicious: !track.outvoted }
             }
@@ -205,8 +218,7 @@ impl Evidence {
     /// Starts anew, for another primary.
     pub(crate) fn reset(&mut self) {
         for track in self.tracks.values_mut() {
-            track.failures.clear();
-            track.good = 0;
+            track.clear();
             track.outvoted = false;
         }
         self.newest_ok = None;
@@ -230,10 +242,10 @@ impl Evidence {
     /// Is the primary down? Each voter has seen enough failures over enough time, all newer than any success.
     #[must_use]
     pub fn confirms_down(&self, policy: &Policy, now: Timestamp) -> Quorum {
-        self.vote(policy, now, |track| match (track.failures.first(), track.failures.last()) {
-            (Some(first), Some(last)) => {
+        self.vote(policy, now, |track| match (track.failing_since, track.failures.last()) {
+            (Some(since), Some(last)) => {
                 track.failures.len() as u64 >= u64::from(policy.failures_min)
-                    && last.since_ms(*first) >= policy.confirm_after_ms
+                    && last.since_ms(since) >= policy.confirm_after_ms
             }
             _ => false,
         })

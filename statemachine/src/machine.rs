@@ -455,6 +455,10 @@ impl Turn {
             return false;
         }
         let (detail, refused) = match &result.outcome {
+            Outcome::Done { report } if !answers(&pending.effect, report) => {
+                pending.not_before = now.plus_ms(policy.retry_max_ms);
+                (&String::from("the answer does not fit the effect"), true)
+            }
             Outcome::Done { report } => {
                 let pending = record.pending.remove(index);
                 self.done = Some((pending.effect, report.clone()));
@@ -666,7 +670,7 @@ impl Turn {
         }
         match self.done.take() {
             Some((Effect::Announce { .. }, _)) => self.updated(Rule::Announced),
-            // An answer that does not fit its effect: the effect is gone, the state's deadline asks again.
+            // An effect of a state that was left since; what it did is known to nobody but its own history row.
             _ => self.updated(Rule::EffectRetried),
         }
     }
@@ -726,6 +730,17 @@ impl Record {
                 && m.cluster.as_ref().is_some_and(|c| c.status == "available" && c.instances > 0)
         });
         primary.is_some_and(|p| p.writer) && secondary && assessment.failover.is_none()
+    }
+}
+
+/// Is this the kind of report that the effect asks for?
+const fn answers(effect: &Effect, report: &Report) -> bool {
+    match effect {
+        Effect::Assess { .. } => matches!(report, Report::Assessed(_)),
+        Effect::Promote { .. } => matches!(report, Report::Promoted { .. }),
+        Effect::Reroute { .. } => matches!(report, Report::Rerouted { .. }),
+        Effect::Verify { .. } => matches!(report, Report::Verified { .. }),
+        Effect::Announce { .. } => matches!(report, Report::Announced),
     }
 }
 

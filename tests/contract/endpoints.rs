@@ -13,13 +13,13 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 /// All of them.
-pub const NAMES: [&str; 3] = ["lab", "ministack", "moto"];
+pub(crate) const NAMES: [&str; 3] = ["lab", "ministack", "moto"];
 
 /// Longest time that an emulator may take to start.
 const START_MAX: Duration = Duration::from_secs(60);
 
 /// One running endpoint.
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     name: &'static str,
     url: String,
     running: Running,
@@ -32,7 +32,7 @@ enum Running {
 
 impl Endpoint {
     /// Starts it.
-    pub async fn start(name: &'static str) -> Result<Self> {
+    pub(crate) async fn start(name: &'static str) -> Result<Self> {
         if name == "lab" {
             let aws = start_lab().await?;
             return Ok(Self { name, url: aws.url(), running: Running::Lab(Box::new(aws)) });
@@ -51,7 +51,8 @@ impl Endpoint {
         if name == "moto" {
             command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
         }
-        command.env("GATEWAY_PORT", port.to_string()).env("GATEWAY_LISTEN", format!("127.0.0.1:{port}"));
+        // ministack's: without them it listens on all addresses, and on a second port.
+        command.env("GATEWAY_PORT", port.to_string()).env("BIND_HOST", "127.0.0.1").env("IOT_MTLS_ENABLED", "0");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().with_context(|| format!("starting {name}"))?;
         let began = Instant::now();
@@ -65,7 +66,7 @@ impl Endpoint {
     }
 
     /// This program again, with the AWS environment of the endpoint.
-    pub fn child_command(&self, marker: &str) -> Command {
+    pub(crate) fn child_command(&self, marker: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command
             .env(marker, self.name)
@@ -77,7 +78,7 @@ impl Endpoint {
     }
 
     /// Ends it.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         match self.running {
             Running::Lab(aws) => {
                 let _stopping_anyway = aws.shutdown().await;

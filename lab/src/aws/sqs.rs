@@ -1,6 +1,6 @@
 //! SQS, AWS JSON 1.0: standard queues with long polling, visibility timeouts and redrive.
 //!
-//! Deliberately absent: FIFO queues, message attributes, message groups, encryption and tags;
+//! Deliberately absent: FIFO queues, message attributes other than strings, message groups, encryption and tags;
 //! asking for them is an error. A queue's policy is stored and returned, not enforced.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderValue;
 use md5::{Digest, Md5};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
@@ -58,6 +58,7 @@ struct Redrive {
 struct Message {
     id: String,
     body: String,
+    attributes: MessageAttributes,
     sent_at: SystemTime,
     first_received_at: Option<SystemTime>,
     /// Over all queues, as AWS counts; `received_here` decides about redrive.
@@ -67,10 +68,11 @@ struct Message {
 }
 
 impl Message {
-    fn new(body: String, delay_s: i64) -> Self {
+    fn new(body: String, attributes: MessageAttributes, delay_s: i64) -> Self {
         Self {
             id: uuid::Uuid::new_v4().to_string(),
             body,
+            attributes,
             sent_at: SystemTime::now(),
             first_received_at: None,
             received: 0,
@@ -128,6 +130,18 @@ struct SendMessage {
     queue_url: String,
     message_body: String,
     delay_seconds: Option<i64>,
+    #[serde(default)]
+    message_attributes: MessageAttributes,
+}
+
+type MessageAttributes = BTreeMap<String, MessageAttribute>;
+
+/// Strings only; a binary value is an unknown field and so refused.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct MessageAttribute {
+    data_type: String,
+    string_value: String,
 }
 
 #[derive(Deserialize)]
@@ -141,9 +155,8 @@ struct ReceiveMessage {
     attribute_names: Vec<String>,
     #[serde(default)]
     message_system_attribute_names: Vec<String>,
-    /// No message here has any, so whatever is asked for is rightly not returned.
-    #[serde(default, rename = "MessageAttributeNames")]
-    _message_attribute_names: Vec<String>,
+    #[serde(default)]
+    message_attribute_names: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -217,7 +230,7 @@ impl Sqs {
     pub(super) fn deliver(&self, region: &str, queue: &str, body: String) -> bool {
         let mut queues = lock(&self.queues);
         let queue = queues.get_mut(&(region.to_owned(), queue.to_owned()));
-        queue.map(|queue| queue.push(Message::new(body, 0))).is_some()
+        queue.map(|queue| queue.push(Message::new(body, MessageAttributes::new(), 0))).is_some()
     }
 
     fn create(&self, region: &str, request: CreateQueue) -> Outcome<Value> {
@@ -315,11 +328,14 @@ impl Sqs {
         let delay_s = ranged("DelaySeconds", request.delay_seconds, 0, 0, 900)?;
         let (mut queues, key) = self.open(region, &request.queue_url)?;
         let queue = queues.get_mut(&key).ok_or_else(no_queue)?;
-        let md5 = md5_hex(&body);
-        let message = Message::new(body, delay_s);
-        let id = message.id.clone();
+        let mut answer = json!({ "MD5OfMessageBody": md5_hex(&body) });
+        if !request.message_attributes.is_empty() {
+            answer["MD5OfMessageAttributes"] = attributes_md5(&request.message_attributes).into();
+        }
+        let message = Message::new(body, request.message_attributes, delay_s);
+        answer["MessageId"] = message.id.clone().into();
         queue.push(message);
-        Ok(json!({ "MessageId": id, "MD5OfMessageBody": md5 }))
+        Ok(answer)
     }
 
     async fn receive(&self, region: &str, request: ReceiveMessage) -> Outcome<Value> {
@@ -362,7 +378,7 @@ impl Sqs {
         let visibility_s = ranged("VisibilityTimeout", asked, visibility_s, 0, VISIBILITY_S_MAX)?;
         // Made under the lock, so that no arrival falls between looking and waiting.
         let arrival = queue.arrived.clone().notified_owned();
-        let messages = take(&mut queues, &key, max, visibility_s, names);
+        let messages = take(&mut queues, &key, max, visibility_s, names, &request.message_attribute_names);
         if !messages.is_empty() {
             return Ok(Look::Answer(json!({ "Messages": messages })));
         }
@@ -582,6 +598,7 @@ fn take(
     max: i64,
     visibility_s: i64,
     names: &[&str],
+    attribute_names: &[String],
 ) -> Vec<Value> {
     let Some(queue) = queues.get_mut(key) else {
         return Vec::new();
@@ -603,7 +620,7 @@ fn take(
             message.received_here += 1;
             message.first_received_at.get_or_insert_with(SystemTime::now);
             message.visible_at = now + seconds(visibility_s);
-            shown(message, names)
+            shown(message, names, attribute_names)
         })
         .collect();
     queue.messages = live;
@@ -618,7 +635,7 @@ fn take(
     taken
 }
 
-fn shown(message: &Message, names: &[&str]) -> Value {
+fn shown(message: &Message, names: &[&str], attribute_names: &[String]) -> Value {
     let all = [
         ("ApproximateReceiveCount", Some(message.received.to_string())),
         ("SentTimestamp", Some(epoch_ms(message.sent_at))),
@@ -639,7 +656,30 @@ fn shown(message: &Message, names: &[&str]) -> Value {
     if !attributes.is_empty() {
         shown["Attributes"] = attributes.into();
     }
+    let wanted = |name: &str| attribute_names.iter().any(|asked| asked == "All" || asked == ".*" || asked == name);
+    let attributes: MessageAttributes =
+        message.attributes.iter().filter(|(name, _)| wanted(name)).map(|(n, a)| (n.clone(), a.clone())).collect();
+    if !attributes.is_empty() {
+        shown["MD5OfMessageAttributes"] = attributes_md5(&attributes).into();
+        shown["MessageAttributes"] = json!(attributes);
+    }
     shown
+}
+
+/// As AWS documents it: name, type, a one for a string, value; each text with its length before it.
+fn attributes_md5(attributes: &MessageAttributes) -> String {
+    let put = |bytes: &mut Vec<u8>, text: &str| {
+        bytes.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend(text.as_bytes());
+    };
+    let mut bytes = Vec::new();
+    for (name, attribute) in attributes {
+        put(&mut bytes, name);
+        put(&mut bytes, &attribute.data_type);
+        bytes.push(1);
+        put(&mut bytes, &attribute.string_value);
+    }
+    md5_hex(&bytes)
 }
 
 fn receipt_parts(receipt: &str) -> Outcome<(&str, u32)> {
@@ -693,7 +733,7 @@ fn query_code(code: &str) -> String {
     }
 }
 
-fn md5_hex(body: &str) -> String {
+fn md5_hex(body: impl AsRef<[u8]>) -> String {
     format!("{:032x}", u128::from_be_bytes(Md5::digest(body).into()))
 }
 

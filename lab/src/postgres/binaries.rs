@@ -9,7 +9,7 @@ use std::process::Command;
 const MAJOR_MIN: u32 = 16;
 
 /// What must be there.
-const PROGRAMS: [&str; 3] = ["postgres", "initdb", "pg_basebackup"];
+const PROGRAMS: [&str; 4] = ["postgres", "initdb", "pg_basebackup", "pg_rewind"];
 
 /// PostgreSQL's programs.
 #[derive(Debug, Clone)]
@@ -51,11 +51,16 @@ impl Binaries {
         let shown = String::from_utf8_lossy(&output.stdout);
         let version = shown.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
         let version = version.ok_or_else(|| format!("postgres --version says {shown:?}"))?;
-        let major: u32 = version.split(['.', 'b', 'r', 'd']).next().and_then(|m| m.parse().ok()).unwrap_or(0);
-        if major < MAJOR_MIN {
+        if major(version) < MAJOR_MIN {
             return Err(format!("version {version} is too old"));
         }
         Ok(Self { dir: dir.into(), version: version.into() })
+    }
+
+    /// The major version.
+    #[must_use]
+    pub fn major(&self) -> u32 {
+        major(&self.version)
     }
 
     /// The path of one program.
@@ -63,6 +68,10 @@ impl Binaries {
     pub fn program(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
+}
+
+fn major(version: &str) -> u32 {
+    version.split(|c: char| !c.is_ascii_digit()).next().and_then(|major| major.parse().ok()).unwrap_or(0)
 }
 
 fn candidates() -> Vec<PathBuf> {

@@ -3,6 +3,7 @@
 use super::binaries::{Binaries, cache_dir};
 use crate::reaper::Reaper;
 use anyhow::{Context as _, Result, bail};
+use md5::{Digest as _, Md5};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -104,10 +105,10 @@ pub(super) async fn template(
     run_as: Option<RunAs>,
     database: &str,
 ) -> Result<PathBuf> {
-    // Another version of the SQL or the settings is another template.
-    let key = TEMPLATE_SQL.len() + SETTINGS.len();
+    // Other SQL or settings are another template.
+    let key = u128::from_be_bytes(Md5::digest([SETTINGS, TEMPLATE_SQL].concat()).into()) as u32;
     let cache = cache_dir().join("templates");
-    let ready = cache.join(format!("{}-{database}-{key}", binaries.version));
+    let ready = cache.join(format!("{}-{database}-{key:08x}", binaries.version));
     if ready.is_dir() {
         return Ok(ready);
     }
@@ -173,11 +174,9 @@ impl Node {
         settings: &str,
     ) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let io = if binaries.version.starts_with("16") || binaries.version.starts_with("17") {
-            ""
-        } else {
-            "io_method = sync\n"
-        };
+        // Without it each server of 18 or newer starts three more processes.
+        let io = if binaries.major() >= 18 { "io_method = sync
+" } else { "" };
         let text = format!("{SETTINGS}{io}port = {port}\n{settings}");
         fs::write(data.join("postgresql.conf"), text)?;
         let file = fs::File::create(log)?;

@@ -1,0 +1,193 @@
+//! Drills with the real binary on real PostgreSQL and DNS, one after another: each one wants the machine.
+#![cfg(feature = "lab")]
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_aurora-failover");
+
+/// Longest time for a lab's leavings to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
+
+fn alone() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn start(arguments: &[&str]) -> Child {
+    let mut command = Command::new(BINARY);
+    command.arg("lab").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the binary starts")
+}
+
+/// Runs a drill to its end and gives its JSON object.
+fn drill(arguments: &[&str]) -> Value {
+    let output = start(arguments).wait_with_output().expect("it ends");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+    serde_json::from_str(&out).expect("standard output is one JSON object")
+}
+
+fn assert_recovered(result: &Value) {
+    assert_eq!(result["outcome"], "recovered", "{result:#}");
+    assert_eq!(result["failover_calls"], 1, "{result:#}");
+    // Between regions replication is asynchronous: what was on its way may be lost, and is counted.
+    assert!(result["lost_writes"].as_u64().is_some_and(|lost| lost <= 5), "{result:#}");
+}
+
+#[test]
+fn a_lost_region_is_replaced_and_every_millisecond_is_accounted_for() {
+    let _machine = alone();
+    let result = drill(&["drill", "region-loss", "--json"]);
+    assert_recovered(&result);
+    let phases = result["phases"].as_array().expect("phases");
+    let names: Vec<&str> = phases.iter().filter_map(|phase| phase["name"].as_str()).collect();
+    assert_eq!(names, ["before the fault", "detect", "decide", "promote", "reroute", "client", "verify"]);
+    let in_outage = phases.iter().filter(|phase| phase["in_outage"] == true);
+    let accounted: u64 = in_outage.filter_map(|phase| phase["ms"].as_u64()).sum();
+    let outage = result["outage_ms"].as_u64().expect("an outage");
+    assert!(outage.abs_diff(accounted) <= 10, "{accounted} of {outage} ms are accounted for: {result:#}");
+    let states: Vec<&str> = result["timeline"]
+        .as_array()
+        .expect("a timeline")
+        .iter()
+        .filter_map(|moment| moment["state"].as_str())
+        .collect();
+    assert_eq!(states, ["suspect", "confirmed-down", "promoting", "rerouting", "stable"]);
+}
+
+#[test]
+fn a_controller_killed_on_the_way_ends_well_after_its_restart() {
+    let _machine = alone();
+    let result = drill(&["drill", "region-loss", "--json", "--kill-controller", "--seed", "2", "--repeat", "3"]);
+    assert_eq!(result["recovered"], 3, "{result:#}");
+    for run in result["runs"].as_array().expect("runs") {
+        assert_recovered(run);
+        assert!(run["controller_killed_at_ms"].is_u64());
+    }
+}
+
+#[test]
+fn two_labs_run_side_by_side() {
+    let _machine = alone();
+    let drills = [start(&["drill", "region-loss", "--json"]), start(&["drill", "region-loss", "--json"])];
+    for drill in drills {
+        let output = drill.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_recovered(&serde_json::from_slice(&output.stdout).expect("JSON"));
+    }
+}
+
+#[test]
+fn nothing_survives_a_lab_that_is_killed() {
+    let _machine = alone();
+    let (mut lab, dir) = start_and_wait();
+    assert!(processes_of(&dir).len() >= 3, "servers run in {}", dir.display());
+    lab.kill().expect("it runs");
+    lab.wait().expect("it ends");
+    assert_gone(&dir);
+}
+
+#[test]
+fn nothing_survives_a_lab_that_is_interrupted() {
+    let _machine = alone();
+    let (mut lab, dir) = start_and_wait();
+    let pid = rustix::process::Pid::from_child(&lab);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    let status = lab.wait().expect("it ends");
+    assert_eq!(status.code(), Some(130), "as a shell expects of Ctrl-C");
+    assert_gone(&dir);
+}
+
+#[test]
+fn nothing_of_a_lab_listens_beyond_loopback() {
+    let _machine = alone();
+    let before = listeners();
+    let (mut lab, dir) = start_and_wait();
+    // Sockets of single DNS questions come and go; what stays is a listener.
+    let mut staying = listeners();
+    for _ in 0..4 {
+        std::thread::park_timeout(Duration::from_millis(400));
+        staying = staying.intersection(&listeners()).cloned().collect();
+    }
+    let opened: Vec<String> = staying.difference(&before).cloned().collect();
+    assert!(opened.len() >= 8, "databases, links, DNS and AWS listen: {opened:?}");
+    let beyond: Vec<&String> = opened.iter().filter(|address| !is_loopback(address)).collect();
+    assert!(beyond.is_empty(), "{beyond:?}");
+    lab.kill().expect("it runs");
+    lab.wait().expect("it ends");
+    assert_gone(&dir);
+}
+
+/// Starts a lab and waits until it says that it is up; gives its directory too.
+fn start_and_wait() -> (Child, PathBuf) {
+    let mut lab = start(&[]);
+    let mut lines = BufReader::new(lab.stdout.take().expect("piped")).lines();
+    let dir = loop {
+        let Some(Ok(line)) = lines.next() else {
+            let mut errors = String::new();
+            let _best_effort = lab.stderr.take().expect("piped").read_to_string(&mut errors);
+            panic!("the lab ended before it was up: {errors}");
+        };
+        if let Some(dir) = line.strip_prefix("logs ") {
+            break PathBuf::from(dir.trim());
+        }
+    };
+    (lab, dir)
+}
+
+/// Processes that have the directory in their command line or environment.
+fn processes_of(dir: &std::path::Path) -> Vec<String> {
+    let needle = dir.to_string_lossy().into_owned();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("Linux").flatten() {
+        let about = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let text = [about("cmdline"), about("environ")].concat();
+        let is_process = entry.file_name().to_string_lossy().parse::<u32>().is_ok();
+        if is_process && String::from_utf8_lossy(&text).contains(&needle) {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found
+}
+
+fn assert_gone(dir: &std::path::Path) {
+    let began = Instant::now();
+    loop {
+        let left = processes_of(dir);
+        if left.is_empty() && !dir.exists() {
+            return;
+        }
+        assert!(began.elapsed() < GONE_WITHIN, "left: {left:?}, {} exists: {}", dir.display(), dir.exists());
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// Local addresses of listening sockets, as /proc shows them.
+fn listeners() -> BTreeSet<String> {
+    const LISTEN: &str = "0A";
+    let mut found = BTreeSet::new();
+    for (table, any_state) in [("tcp", false), ("tcp6", false), ("udp", true), ("udp6", true)] {
+        let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // An unconnected UDP socket has no peer port.
+            if any_state && fields[2].ends_with(":0000") || fields[3] == LISTEN {
+                found.insert(fields[1].to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// 127.x.y.z in the kernel's byte order, or ::1.
+fn is_loopback(address: &str) -> bool {
+    let (ip, _) = address.split_once(':').expect("address and port");
+    ip.len() == 8 && ip.ends_with("7F") || ip == "00000000000000000000000001000000"
+}
