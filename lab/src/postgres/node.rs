@@ -175,8 +175,7 @@ impl Node {
     ) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         // Without it each server of 18 or newer starts three more processes.
-        let io = if binaries.major() >= 18 { "io_method = sync
-" } else { "" };
+        let io = if binaries.major() >= 18 { "io_method = sync\n" } else { "" };
         let text = format!("{SETTINGS}{io}port = {port}\n{settings}");
         fs::write(data.join("postgresql.conf"), text)?;
         let file = fs::File::create(log)?;
