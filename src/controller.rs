@@ -162,10 +162,10 @@ impl ClusterTask {
 
     /// A deadline passed, or it is time to see what other controllers stored.
     async fn on_time(&mut self) {
-        if Instant::now() >= self.scan_at {
-            if let Err(error) = self.scan().await {
-                return self.not_made(&error);
-            }
+        if Instant::now() >= self.scan_at
+            && let Err(error) = self.scan().await
+        {
+            return self.not_made(&error);
         }
         let now = clock::now();
         let due = self.loaded.as_ref().and_then(|loaded| next_wakeup(&loaded.record));

@@ -262,11 +262,11 @@ fn ms_of(row: &Value) -> Option<SystemTime> {
     Some(UNIX_EPOCH + Duration::from_millis(row["at"].as_u64()?))
 }
 
-/// When a rule first fired after the fault.
+/// When a rule last fired after the fault.
 fn when(fault: Fault, rows: &[Value], rule: &str) -> Option<SystemTime> {
-    let fired = rows.iter().filter(|row| row["rule"] == rule).filter_map(ms_of);
+    let mut fired = rows.iter().filter(|row| row["rule"] == rule).filter_map(ms_of);
     // The record counts whole milliseconds.
-    fired.filter(|at| *at + Duration::from_millis(1) >= fault.at).next_back()
+    fired.rfind(|at| *at + Duration::from_millis(1) >= fault.at)
 }
 
 /// Where the outage went: consecutive parts from the last write acknowledged before the fault to the first after.
