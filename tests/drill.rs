@@ -139,6 +139,7 @@ fn start_and_wait() -> (Child, PathBuf) {
             break PathBuf::from(dir.trim());
         }
     };
+    // The reader goes away here: a lab must go on when nobody reads what it prints.
     (lab, dir)
 }
 

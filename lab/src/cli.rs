@@ -105,14 +105,14 @@ async fn drills(options: &DrillOptions, json: bool, repeat: u32) -> Result<ExitC
         let headline = if repeat > 1 { format!("drill {run}/{repeat}: ") } else { String::new() };
         let result = drill::region_loss(&options, &headline).await?;
         if !json {
-            report::print(&result, repeat == 1);
+            report::show(&report::text(&result, repeat == 1))?;
         }
         results.push(result);
     }
     if json {
-        println!("{}", report::json(&results)?);
+        report::show(&report::json(&results)?)?;
     } else if repeat > 1 {
-        report::print_summary(&results);
+        report::show(&report::summary(&results))?;
     }
     let all_well = results.iter().all(drill::DrillResult::recovered);
     Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -123,8 +123,8 @@ async fn up(options: &Options) -> Result<ExitCode> {
     let stage = Stage::start(&StageOptions { profile: options.profile }, &progress).await?;
     stage.steady(&progress).await?;
     progress.done("two regions are up and healthy");
-    println!("{}", stage.describe());
-    println!("Stop it with Ctrl-C; everything is removed.");
+    report::show(&stage.describe())?;
+    report::show("\nStop it with Ctrl-C; everything is removed.")?;
     std::future::pending::<()>().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,26 @@
 use crate::drill::DrillResult;
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
+use std::io::{ErrorKind, Write as _};
+
+/// Appends a line; writing to a string cannot fail.
+macro_rules! line {
+    ($text:expr, $($format:tt)*) => {{
+        $text.push_str(&format!($($format)*));
+        $text.push('\n');
+    }};
+}
+
+/// Writes to standard output. Whoever reads may have seen enough: a closed pipe is no error.
+///
+/// # Errors
+/// Any other failure to write.
+pub fn show(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
 
 /// One object, or for several runs an object that sums them up.
 ///
@@ -22,11 +42,13 @@ pub fn json(results: &[DrillResult]) -> Result<String> {
 }
 
 /// Timeline, phases, verdict; with the stored history on request.
-pub fn print(result: &DrillResult, with_history: bool) {
+#[must_use]
+pub fn text(result: &DrillResult, with_history: bool) -> String {
+    let mut text = String::new();
     if with_history {
-        println!("\nHistory, as stored in DynamoDB (newest first)\n{}", result.history);
+        line!(text, "\nHistory, as stored in DynamoDB (newest first)\n{}", result.history);
     }
-    println!("\nTimeline (seconds since the fault)");
+    line!(text, "\nTimeline (seconds since the fault)");
     let mut table = plain(["since fault", "in phase", "state", "event"]);
     let mut entered_ms = 0;
     for moment in &result.timeline {
@@ -41,33 +63,35 @@ pub fn print(result: &DrillResult, with_history: bool) {
             entered_ms = moment.at_ms;
         }
     }
-    println!("{table}");
-    println!("\nWhere the outage went");
+    line!(text, "{table}");
+    line!(text, "\nWhere the outage went");
     let mut table = plain(["phase", "ms", ""]);
     for phase in &result.phases {
         let note = if phase.in_outage { "" } else { "beside the outage: the proof after clients were served" };
         table.add_row([phase.name.to_owned(), phase.ms.to_string(), note.into()]);
     }
     align(&mut table, &[1]);
-    println!("{table}\n");
+    line!(text, "{table}\n");
     let known = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
-    println!("client write outage      {} ms", known(result.outage_ms));
-    println!("acknowledged writes      {}, lost {}", result.acknowledged_writes, known(result.lost_writes));
-    println!("failed client attempts   {}", result.failed_attempts);
-    println!("accepted failover calls  {}", result.failover_calls);
-    println!("packets dropped by       {}", result.packet_loss);
+    line!(text, "client write outage      {} ms", known(result.outage_ms));
+    line!(text, "acknowledged writes      {}, lost {}", result.acknowledged_writes, known(result.lost_writes));
+    line!(text, "failed client attempts   {}", result.failed_attempts);
+    line!(text, "accepted failover calls  {}", result.failover_calls);
+    line!(text, "packets dropped by       {}", result.packet_loss);
     if let (Some(at_ms), Some(seed)) = (result.controller_killed_at_ms, result.seed) {
-        println!("controller killed        {at_ms} ms after the fault (--seed {seed})");
+        line!(text, "controller killed        {at_ms} ms after the fault (--seed {seed})");
     }
     for problem in &result.problems {
-        println!("problem                  {problem}");
+        line!(text, "problem                  {problem}");
     }
-    println!("outcome                  {}", if result.recovered() { "recovered" } else { "FAILED" });
+    line!(text, "outcome                  {}", if result.recovered() { "recovered" } else { "FAILED" });
+    text
 }
 
 /// A line per run and the spread.
-pub fn print_summary(results: &[DrillResult]) {
-    println!("\nSummary");
+#[must_use]
+pub fn summary(results: &[DrillResult]) -> String {
+    let mut text = String::from("\nSummary\n");
     let mut table = plain(["run", "outcome", "outage ms", "lost", "calls", "killed at ms", "seed"]);
     let known = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     for (index, result) in results.iter().enumerate() {
@@ -82,17 +106,19 @@ pub fn print_summary(results: &[DrillResult]) {
         ]);
     }
     align(&mut table, &[0, 2, 3, 4, 5]);
-    println!("{table}");
+    line!(text, "{table}");
     let recovered = results.iter().filter(|result| result.recovered()).count();
     let outage = spread(results.iter().filter_map(|result| result.outage_ms));
     let ms = |name: &str| outage[name].as_u64().map_or_else(|| "-".to_owned(), |ms| ms.to_string());
-    println!(
+    line!(
+        text,
         "recovered {recovered} of {}; outage ms min {} median {} max {}",
         results.len(),
         ms("min"),
         ms("median"),
         ms("max")
     );
+    text
 }
 
 fn spread(values: impl Iterator<Item = u64>) -> serde_json::Value {

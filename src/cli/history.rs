@@ -1,6 +1,6 @@
 //! `aurora-failover history`: what was decided, and why.
 
-use super::Format;
+use super::{Format, show};
 use anyhow::{Result, bail};
 use aurora_failover::config::Settings;
 use aurora_failover::store::{DynamoDb, HistoryRow, Store as _};
@@ -20,8 +20,7 @@ pub(super) async fn run(settings: &Settings, format: Format, cluster: Option<Str
     let sdk = aws::load(&settings.region, &settings.aws).await;
     let rows = DynamoDb::new(&sdk, &settings.table).history(&cluster, limit).await?;
     if format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-        return Ok(());
+        return show(&serde_json::to_string_pretty(&rows)?);
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -37,9 +36,9 @@ pub(super) async fn run(settings: &Settings, format: Format, cluster: Option<Str
             detail(row),
         ]);
     }
-    println!("{table}");
+    show(&table.to_string())?;
     if rows.len() == limit {
-        println!("Only the newest {limit} turns are shown; pass --limit for more.");
+        show(&format!("Only the newest {limit} turns are shown; pass --limit for more."))?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use aurora_failover::store::DynamoDb;
 use aurora_failover::{aws, canary, controller, infrastructure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use statemachine::Vantage;
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -187,6 +187,14 @@ async fn dispatch(command: Command) -> Result<()> {
         }
         #[cfg(feature = "lab")]
         Command::Lab(_) => bail!("the lab starts its own runtime"),
+    }
+}
+
+/// Writes to standard output. Whoever reads may have seen enough: a closed pipe is no error.
+fn show(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `aurora-failover status`: what the stored records say.
 
-use super::Format;
+use super::{Format, show};
 use anyhow::Result;
 use aurora_failover::config::Settings;
 use aurora_failover::store::{DynamoDb, Item, Store as _};
@@ -18,8 +18,7 @@ pub(super) async fn run(settings: &Settings, format: Format) -> Result<()> {
         let found = items.iter().filter_map(|(_, item)| item.as_ref());
         let shown: Vec<_> =
             found.map(|item| serde_json::json!({ "version": item.version, "record": item.record })).collect();
-        println!("{}", serde_json::to_string_pretty(&shown)?);
-        return Ok(());
+        return show(&serde_json::to_string_pretty(&shown)?);
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -30,9 +29,7 @@ pub(super) async fn run(settings: &Settings, format: Format) -> Result<()> {
             None => table.add_row([id.as_str(), "(nothing stored yet)"]),
         };
     }
-    println!("{table}");
-    println!("As the record in table {} says; the world may have moved on.", settings.table);
-    Ok(())
+    show(&format!("{table}\nAs the record in table {} says; the world may have moved on.", settings.table))
 }
 
 fn row(item: &Item) -> [String; 8] {
