@@ -87,22 +87,26 @@ fn two_labs_run_side_by_side() {
 #[test]
 fn nothing_survives_a_lab_that_is_killed() {
     let _machine = alone();
+    let segments = shared_memory();
     let (mut lab, dir) = start_and_wait();
     assert!(processes_of(&dir).len() >= 3, "servers run in {}", dir.display());
     lab.kill().expect("it runs");
     lab.wait().expect("it ends");
     assert_gone(&dir);
+    assert_eq!(shared_memory(), segments);
 }
 
 #[test]
 fn nothing_survives_a_lab_that_is_interrupted() {
     let _machine = alone();
+    let segments = shared_memory();
     let (mut lab, dir) = start_and_wait();
     let pid = rustix::process::Pid::from_child(&lab);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
     let status = lab.wait().expect("it ends");
     assert_eq!(status.code(), Some(130), "as a shell expects of Ctrl-C");
     assert_gone(&dir);
+    assert_eq!(shared_memory(), segments);
 }
 
 #[test]
@@ -123,6 +127,13 @@ fn nothing_of_a_lab_listens_beyond_loopback() {
     lab.kill().expect("it runs");
     lab.wait().expect("it ends");
     assert_gone(&dir);
+}
+
+/// System V segments, and PostgreSQL's POSIX ones.
+fn shared_memory() -> (usize, usize) {
+    let system_v = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default().lines().count();
+    let posix = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    (system_v, posix.filter(|entry| entry.file_name().to_string_lossy().starts_with("PostgreSQL.")).count())
 }
 
 /// Starts a lab and waits until it says that it is up; gives its directory too.

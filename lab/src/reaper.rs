@@ -22,6 +22,9 @@ const PROCESSES: &str = "processes";
 /// Least free space that a memory file system must have.
 const FREE_MIN_BYTES: u64 = 1 << 30;
 
+/// Time to end in good order.
+const QUIT_WITHIN: Duration = Duration::from_secs(2);
+
 /// Longest time to wait for killed processes to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -158,20 +161,23 @@ pub fn sweep(root: &Path) {
     }
 }
 
-/// Kills these processes and all their descendants, and waits until they are gone.
+/// Ends these processes, then kills what is left of them and of their descendants, and waits until they are gone.
 fn end(identities: &[String]) {
+    let alive = || identities.iter().filter(|i| is_alive(i)).filter_map(|i| pid_of(i)).collect::<Vec<u32>>();
+    // PostgreSQL's immediate shutdown: it takes its children and its shared memory with it.
+    kill(&alive(), Signal::QUIT);
     let began = Instant::now();
-    loop {
-        let alive: Vec<u32> = identities.iter().filter(|i| is_alive(i)).filter_map(|i| pid_of(i)).collect();
-        if alive.is_empty() || began.elapsed() > GONE_WITHIN {
-            return;
-        }
-        for pid in with_descendants(&alive) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                let _already_gone = kill_process(pid, Signal::KILL);
-            }
+    while !alive().is_empty() && began.elapsed() < GONE_WITHIN {
+        if began.elapsed() > QUIT_WITHIN {
+            kill(&with_descendants(&alive()), Signal::KILL);
         }
         std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+fn kill(pids: &[u32], signal: Signal) {
+    for pid in pids.iter().filter_map(|pid| i32::try_from(*pid).ok()).filter_map(Pid::from_raw) {
+        let _already_gone = kill_process(pid, signal);
     }
 }
 

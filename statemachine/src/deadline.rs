@@ -18,7 +18,9 @@ pub fn next_wakeup(record: &Record) -> Option<Timestamp> {
 /// When a tick is due for the state itself, its hold or its sight.
 pub(crate) fn tick_due_at(record: &Record) -> Option<Timestamp> {
     let hold = match record.state {
-        State::ConfirmedDown { .. } => record.hold.as_ref().map(|hold| hold.deadline),
+        State::ConfirmedDown { .. } if record.pending_assess().is_none() => {
+            record.hold.as_ref().map(|hold| hold.deadline)
+        }
         _ => None,
     };
     let soak = match record.state {

@@ -123,7 +123,7 @@ pub enum Rule {
     GuardRefused,
     /// Due effects were claimed.
     Claimed,
-    /// The evidence no longer held when the promotion was to be claimed.
+    /// What the decision stood on no longer held when the promotion was to be claimed.
     CancelledBeforeClaim,
     /// The target is writer.
     Promoted,
@@ -167,7 +167,9 @@ impl Rule {
             Self::GuardsPassed => "all guards pass",
             Self::GuardRefused => "a guard refuses",
             Self::Claimed => "due effects claimed",
-            Self::CancelledBeforeClaim => "the evidence no longer held when the promotion was to be claimed",
+            Self::CancelledBeforeClaim => {
+                "what the decision stood on no longer held when the promotion was to be claimed"
+            }
             Self::Promoted => "the target is writer and commits",
             Self::Rerouted => "the public names are in sync",
             Self::Verified => "a write through the public names committed",

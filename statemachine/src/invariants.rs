@@ -36,14 +36,10 @@ fn one_promotion_per_epoch(record: &Record) -> Result<(), Violation> {
 }
 
 fn no_promotion_without_right(record: &Record) -> Result<(), Violation> {
-    let promotes = record.pending.iter().any(|p| matches!(p.effect, Effect::Promote { .. }) && p.ever_claimed);
-    // What was claimed goes forward whatever comes later; only its birth is judged, at the claim.
-    if promotes || !matches!(record.state, State::Promoting { .. }) {
-        return Ok(());
-    }
+    // What was claimed goes forward whatever comes later.
+    let unclaimed = record.pending.iter().any(|p| matches!(p.effect, Effect::Promote { .. }) && !p.ever_claimed);
     let may = record.mode != Mode::Observe && record.paused.is_none() && record.proven;
-    // A mode that changed after the decision is caught at the claim; nothing has been done until then.
-    if may || !record.pending.is_empty() { Ok(()) } else { Err(Violation::NoPromotionWithoutRight) }
+    if unclaimed && !may { Err(Violation::NoPromotionWithoutRight) } else { Ok(()) }
 }
 
 fn always_a_deadline(record: &Record) -> Result<(), Violation> {

@@ -121,7 +121,8 @@ impl statig::blocking::State<Lifecycle> for State {
                 Event::Probe(_) => promoting_probe(record, turn),
                 Event::Claim(_) => promoting_claim(record, turn),
                 Event::Result(_) => promoting_result(record, turn, target),
-                Event::Configured(_) | Event::Tick => Super,
+                Event::Configured(configured) => promoting_configured(record, turn, configured),
+                Event::Tick => Super,
             },
             Self::Rerouting { .. } => match event {
                 Event::Result(_) => rerouting_result(record, turn),
@@ -277,15 +278,14 @@ fn promoting_claim(record: &mut Record, turn: &mut Turn) -> Next {
         return Super;
     }
     let still_down = guards::still_down(record, turn.now);
-    let may_act = record.mode == Mode::Auto && record.paused.is_none() && record.proven;
-    let go = still_down.pass && may_act;
+    let go = still_down.pass;
     turn.guards.push(still_down);
-    if go {
-        return Super;
-    }
-    record.pending.retain(|p| !matches!(p.effect, Effect::Promote { .. }));
-    turn.assess(record, Question::WhoIsDown);
-    turn.go(Rule::CancelledBeforeClaim, State::Suspect { since: turn.now })
+    if go { Super } else { turn.take_promotion_back(record) }
+}
+
+fn promoting_configured(record: &mut Record, turn: &mut Turn, configured: &Configured) -> Next {
+    let outcome = turn.reconfigure(record, configured);
+    if promotion_unclaimed(record) && record.mode != Mode::Auto { turn.take_promotion_back(record) } else { outcome }
 }
 
 fn promoting_result(record: &mut Record, turn: &mut Turn, target: &Region) -> Next {
@@ -599,6 +599,13 @@ impl Turn {
         if news {
             self.announce(record, "hold", "hold");
         }
+    }
+
+    /// The promotion was decided and never claimed: decide anew, from the evidence.
+    fn take_promotion_back(&mut self, record: &mut Record) -> Next {
+        record.pending.retain(|p| !matches!(p.effect, Effect::Promote { .. }));
+        self.assess(record, Question::WhoIsDown);
+        self.go(Rule::CancelledBeforeClaim, State::Suspect { since: self.now })
     }
 
     /// The primary is back and nothing was done: closes the episode.

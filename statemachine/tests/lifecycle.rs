@@ -473,6 +473,16 @@ fn the_primary_coming_back_before_the_claim_cancels_the_promotion() {
 }
 
 #[test]
+fn a_mode_that_forbids_it_takes_an_unclaimed_promotion_back() {
+    let mut cluster = Cluster::promoting();
+    let mut changed = config();
+    changed.hash = "two".into();
+    cluster.give(Event::Configured(Configured { config: changed, mode: Mode::Observe }));
+    assert!(cluster.pending("promote").is_none());
+    assert_eq!(cluster.state(), "suspect");
+}
+
+#[test]
 fn the_primary_coming_back_after_the_claim_changes_nothing() {
     let mut cluster = Cluster::promoting();
     cluster.claim();
@@ -616,6 +626,30 @@ fn a_clock_that_jumps_back_does_not_move_time_back() {
     cluster.now = Timestamp(latest.0 - 3_600_000);
     cluster.give(Event::Tick);
     assert_eq!(cluster.record().last_now, latest);
+}
+
+#[test]
+fn whoever_wakes_in_time_and_claims_is_not_woken_again_at_once() {
+    let mut held = Cluster::confirmed_down(Mode::Approve);
+    held.done("assess", Report::Assessed(assessment(EAST)));
+    held.wait(30_000);
+    held.give(Event::Tick);
+    let states = [
+        Cluster::healthy(Mode::Auto),
+        Cluster::confirmed_down(Mode::Auto),
+        held,
+        Cluster::promoting(),
+        Cluster::stable(),
+    ];
+    for mut cluster in states {
+        for _ in 0..1_000 {
+            cluster.give(Event::Tick);
+            cluster.claim();
+            let Some(next) = next_wakeup(cluster.record()) else { break };
+            assert!(next > cluster.now, "{} at {:?}: {:?}", cluster.state(), cluster.now, cluster.record());
+            cluster.now = next;
+        }
+    }
 }
 
 #[test]

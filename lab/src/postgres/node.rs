@@ -21,12 +21,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Settings of every server. What differs per node comes after them.
 ///
 /// `fsync = off`: the lab's faults are about networks and processes, not about power; the servers' memory survives.
+/// `dynamic_shared_memory_type`: so that it lies in the lab's directory and goes with it.
 /// `wal_retrieve_retry_interval`: its default of 5 s would delay some promotions by as much.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 200
 shared_buffers = '16MB'
+dynamic_shared_memory_type = mmap
 fsync = off
 wal_log_hints = on
 wal_keep_size = '128MB'
@@ -185,7 +187,7 @@ impl Node {
             .stdout(file.try_clone()?)
             .stderr(file)
             .process_group(0)
-            .kill_on_drop(true)
+            // Not killed on drop: the reaper ends it in good order.
             .spawn()
             .with_context(|| format!("starting PostgreSQL {name}"))?;
         reaper.register(child.id().context("it has just been started")?)?;

@@ -11,7 +11,7 @@ use crate::link::{Link, bind_same_port};
 use crate::reaper::Reaper;
 use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -35,6 +35,9 @@ const PROMOTION_RESEND_AFTER: Duration = Duration::from_millis(500);
 /// Longest time for a promotion.
 const PROMOTION_MAX: Duration = Duration::from_secs(30);
 
+/// Longest time for fencing an old writer; a promotion never waits longer for it.
+const FENCE_MAX: Duration = Duration::from_secs(1);
+
 /// How to start.
 #[derive(Debug, Clone)]
 pub struct TopologyOptions {
@@ -55,6 +58,7 @@ pub struct Topology {
     nodes: tokio::sync::Mutex<BTreeMap<&'static str, Node>>,
     dsns: BTreeMap<&'static str, String>,
     links: Vec<(Vec<String>, Link)>,
+    lost: Mutex<BTreeSet<String>>,
     writer: Arc<Mutex<String>>,
     heartbeat: JoinHandle<()>,
 }
@@ -121,7 +125,7 @@ impl Topology {
         let dsns: BTreeMap<_, _> = nodes.iter().map(|(name, node)| (*name, node.dsn(&options.database))).collect();
         let writer = Arc::new(Mutex::new("a1".to_owned()));
         let heartbeat = tokio::spawn(beat(Arc::clone(&writer), dsns.clone()));
-        Ok(Self { options, port, nodes: nodes.into(), dsns, links, writer, heartbeat })
+        Ok(Self { options, port, nodes: nodes.into(), dsns, links, lost: Mutex::default(), writer, heartbeat })
     }
 
     /// The port of every public address.
@@ -151,11 +155,13 @@ impl Topology {
 
     /// Packets from and to the region vanish from now on.
     pub fn lose_region(&self, region: &str) {
+        self.lost.lock().expect("no panic while it is held").insert(region.into());
         self.links_of(region).for_each(Link::cut);
     }
 
     /// Packets flow again.
     pub fn heal_region(&self, region: &str) {
+        self.lost.lock().expect("no panic while it is held").remove(region);
         self.links_of(region).for_each(Link::heal);
     }
 
@@ -169,6 +175,23 @@ impl Topology {
         self.heartbeat.abort();
         let mut nodes = self.nodes.lock().await;
         futures::future::join_all(nodes.values_mut().map(Node::crash)).await;
+    }
+
+    /// Writers of regions that can be reached must take no more writes: RDS-EVENT-0390 says so.
+    async fn fence_others(&self, region: &str) {
+        for other in [&self.options.primary_region, &self.options.secondary_region] {
+            let lost = self.lost.lock().expect("no panic while it is held").contains(other);
+            let Some(name) = self.node_of(other).ok().filter(|_| !lost && other != region) else { continue };
+            let fenced = async {
+                let session = self.session(name).await?;
+                session.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on").await?;
+                session.batch_execute("SELECT pg_reload_conf()").await?;
+                anyhow::Ok(())
+            };
+            if !matches!(tokio::time::timeout(FENCE_MAX, fenced).await, Ok(Ok(()))) {
+                tracing::warn!(node = name, "the old writer was not fenced");
+            }
+        }
     }
 
     fn node_of(&self, region: &str) -> Result<&'static str> {
@@ -210,14 +233,7 @@ impl Databases for Topology {
             tokio::time::sleep(PROMOTION_LOOK_EVERY).await;
         }
         *self.writer.lock().expect("no panic while it is held") = name.into();
-        // The old writer, if it is still reachable, must not go on taking writes: RDS-EVENT-0390 says so.
-        let old = if name == "b1" { "a1" } else { "b1" };
-        if let Ok(Ok(session)) = tokio::time::timeout(Duration::from_secs(1), self.session(old)).await {
-            let fence = "ALTER SYSTEM SET default_transaction_read_only = on";
-            if session.batch_execute(fence).await.is_ok() {
-                let _best_effort = session.batch_execute("SELECT pg_reload_conf()").await;
-            }
-        }
+        self.fence_others(region).await;
         // Later rewinds need a checkpoint on the new timeline; nobody waits for it.
         tokio::spawn(async move { session.batch_execute("CHECKPOINT").await });
         Ok(())
