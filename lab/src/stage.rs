@@ -345,7 +345,7 @@ impl Stage {
              PostgreSQL    port {} on {} ({PRIMARY}) and {} ({SECONDARY}), user app, database {CLUSTER}\n\
              packet loss   {}\n\
              logs          {}\n\n\
-             In another terminal:\n{}\naurora-failover status",
+             In another terminal:\n{}\n{} status",
             self.dns.addr().port(),
             self.topology.port(),
             self.topology.address("a1").ip(),
@@ -353,6 +353,7 @@ impl Stage {
             link::drop_method(),
             self.dir.path().display(),
             environment.join("\n"),
+            self.exe.display(),
         )
     }
 
