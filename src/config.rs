@@ -6,7 +6,9 @@
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use statemachine::{Arn, ClusterId, Config as ClusterConfig, Member, Mode, Policy, Region, Route, Vantage};
+use statemachine::{
+    AlarmWeight, Arn, ClusterId, Config as ClusterConfig, Member, Mode, Policy, Region, Route, Vantage,
+};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -240,6 +242,8 @@ struct ClusterSection {
     member: Vec<MemberSection>,
     route: Vec<RouteSection>,
     #[serde(default)]
+    alarm: Vec<AlarmSection>,
+    #[serde(default)]
     policy: PolicySection,
 }
 
@@ -262,9 +266,19 @@ struct RouteSection {
     ttl: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct AlarmSection {
+    name: String,
+    weight: u32,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct PolicySection {
+    in_region_grace: Option<String>,
+    approval_timeout: Option<String>,
+    pause_max: Option<String>,
     quorum: Option<u32>,
     failures_min: Option<u32>,
     confirm_after: Option<String>,
@@ -299,6 +313,7 @@ struct Defaults {
     vantage_stale_after: &'static str,
     event_age_max: &'static str,
     rpo_max: &'static str,
+    in_region_grace: &'static str,
     reassess_every: &'static str,
     retry: &'static str,
     retry_max: &'static str,
@@ -319,6 +334,7 @@ impl Profile {
                 vantage_stale_after: "35s",
                 event_age_max: "60s",
                 rpo_max: "30s",
+                in_region_grace: "90s",
                 reassess_every: "30s",
                 retry: "1s",
                 retry_max: "30s",
@@ -335,6 +351,7 @@ impl Profile {
                 vantage_stale_after: "1500ms",
                 event_age_max: "10s",
                 rpo_max: "5s",
+                in_region_grace: "2s",
                 reassess_every: "1s",
                 retry: "50ms",
                 retry_max: "1s",
@@ -492,7 +509,8 @@ impl Check {
             priority: member.priority,
         });
         let reader = |m: &MemberSection| with_dot(m.reader_endpoint.as_ref().unwrap_or(&m.endpoint));
-        let mut config = ClusterConfig { hash: String::new(), members: members.collect(), routes, policy };
+        let alarms = section.alarm.iter().map(|a| AlarmWeight { name: a.name.clone(), weight: a.weight }).collect();
+        let mut config = ClusterConfig { hash: String::new(), members: members.collect(), routes, alarms, policy };
         config.hash = hash(&config);
         ClusterSettings {
             id: ClusterId(section.id.clone()),
@@ -520,6 +538,9 @@ impl Check {
             rpo_max_ms: ms("rpo-max", &p.rpo_max, defaults.rpo_max),
             cooldown_ms: ms("cooldown", &p.cooldown, "1h"),
             failovers_window_ms: ms("failovers-window", &p.failovers_window, "24h"),
+            in_region_grace_ms: ms("in-region-grace", &p.in_region_grace, defaults.in_region_grace),
+            approval_timeout_ms: ms("approval-timeout", &p.approval_timeout, "1h"),
+            pause_max_ms: ms("pause-max", &p.pause_max, "24h"),
             reassess_every_ms: ms("reassess-every", &p.reassess_every, defaults.reassess_every),
             assess_deadline_ms: ms("assess-deadline", &p.assess_deadline, "1m"),
             promote_deadline_ms: ms("promote-deadline", &p.promote_deadline, "15m"),

@@ -278,6 +278,7 @@ impl ClusterTask {
             guards: decision.guards.clone(),
             effects: decision.effects.iter().filter_map(asked_for).collect(),
             claimed: decision.claimed.clone(),
+            answer: decision.answer.clone(),
             episode: match &decision.closed {
                 Some((episode, _)) => Some(episode.clone()),
                 None => record.episode.as_ref().map(|episode| episode.id.clone()),
@@ -286,7 +287,10 @@ impl ClusterTask {
             epoch: record.epoch,
             actor: match &envelope.event {
                 Event::Probe(probe) => probe.vantage.to_string(),
-                _ => self.controller.to_string(),
+                Event::Command(command) => command.actor.clone(),
+                Event::Rds(event) => event.source.to_string(),
+                Event::Alarm(alarm) => alarm.name.clone(),
+                Event::Claim(_) | Event::Result(_) | Event::Configured(_) | Event::Tick => self.controller.to_string(),
             },
             config_hash: record.config.hash.clone(),
             software: env!("CARGO_PKG_VERSION").into(),
@@ -311,6 +315,7 @@ impl ClusterTask {
             config: record.config.clone(),
             primary: record.primary.clone(),
             epoch: record.epoch.0,
+            attempts: pending.attempts,
             until: Instant::now() + Duration::from_millis(run_ms),
         };
         let (token, world, results) = (claim.token, self.world.clone(), self.results.clone());

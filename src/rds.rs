@@ -50,6 +50,13 @@ pub trait Rds: Send + Sync {
 
     /// `FailoverGlobalCluster` with loss allowed, in `region`; never retried by the SDK.
     async fn fail_over(&self, region: &Region, cluster: &ClusterId, target: &Arn) -> Result<(), RdsError>;
+
+    /// `SwitchoverGlobalCluster`, in the primary's `region`; never retried by the SDK.
+    async fn switch_over(&self, region: &Region, cluster: &ClusterId, target: &Arn) -> Result<(), RdsError>;
+
+    /// `FailoverDBCluster`, in the cluster's `region`; never retried by the SDK.
+    async fn fail_over_in_region(&self, region: &Region, cluster: &Arn, instance: Option<&str>)
+    -> Result<(), RdsError>;
 }
 
 /// RDS through the SDK, one client per region, made on first use.
@@ -135,13 +142,50 @@ impl Rds for AwsRds {
             .target_db_cluster_identifier(target.as_str())
             .allow_data_loss(true)
             .customize()
-            // It has no client token: a blind repetition could promote twice.
-            .config_override(aws_sdk_rds::config::Builder::default().retry_config(RetryConfig::disabled()))
+            .config_override(once())
             .send()
             .await
             .map_err(|error| failed("FailoverGlobalCluster", region, &error))?;
         Ok(())
     }
+
+    async fn switch_over(&self, region: &Region, cluster: &ClusterId, target: &Arn) -> Result<(), RdsError> {
+        let client = self.client(region).await;
+        client
+            .switchover_global_cluster()
+            .global_cluster_identifier(cluster.as_str())
+            .target_db_cluster_identifier(target.as_str())
+            .customize()
+            .config_override(once())
+            .send()
+            .await
+            .map_err(|error| failed("SwitchoverGlobalCluster", region, &error))?;
+        Ok(())
+    }
+
+    async fn fail_over_in_region(
+        &self,
+        region: &Region,
+        cluster: &Arn,
+        instance: Option<&str>,
+    ) -> Result<(), RdsError> {
+        let client = self.client(region).await;
+        client
+            .failover_db_cluster()
+            .db_cluster_identifier(cluster.as_str())
+            .set_target_db_instance_identifier(instance.map(str::to_owned))
+            .customize()
+            .config_override(once())
+            .send()
+            .await
+            .map_err(|error| failed("FailoverDBCluster", region, &error))?;
+        Ok(())
+    }
+}
+
+/// No SDK retries: these calls have no client token, and a blind repetition could move the writer twice.
+fn once() -> aws_sdk_rds::config::Builder {
+    aws_sdk_rds::config::Builder::default().retry_config(RetryConfig::disabled())
 }
 
 fn assessment(asked: &Region, found: &GlobalCluster) -> Assessment {

@@ -55,8 +55,16 @@ fn detail(row: &HistoryRow) -> String {
         Event::Claim(_) => facts
             .push(format!("claimed {}", row.claimed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))),
         Event::Configured(configured) => facts.push(format!("mode {}", configured.mode.name())),
+        Event::Command(command) => {
+            facts.push(format!("{} by {}: {}", command.order.name(), command.actor, command.reason));
+        }
+        Event::Rds(event) => facts.push(format!("{} about {}", event.code, event.source)),
+        Event::Alarm(alarm) => {
+            facts.push(format!("{} is {}", alarm.name, if alarm.in_alarm { "in alarm" } else { "not in alarm" }));
+        }
         Event::Tick => {}
     }
+    facts.extend(row.answer.clone());
     facts.extend(row.guards.iter().map(guard));
     facts.extend(
         row.effects.iter().map(|pending| format!("effect {} asked for: {}", pending.id, pending.effect.name())),
@@ -77,6 +85,7 @@ fn outcome(outcome: &Outcome) -> String {
                 detail.clone()
             }
             Report::Announced => "announced".into(),
+            Report::FailingOverInRegion => "RDS fails over in the region".into(),
         },
         Outcome::InProgress { detail } => format!("in progress: {detail}"),
         Outcome::Refused { detail } => format!("refused: {detail}"),

@@ -5,6 +5,7 @@
 
 mod announce;
 mod assess;
+mod failover_in_region;
 mod promote;
 mod reroute;
 mod verify;
@@ -55,6 +56,8 @@ pub struct Task {
     pub primary: Region,
     /// Epoch of the record.
     pub epoch: u64,
+    /// Tries before this one that failed or whose outcome is unknown.
+    pub attempts: u32,
     /// The run ends before this time.
     pub until: Instant,
 }
@@ -65,7 +68,10 @@ impl World {
         let run = async {
             match &task.effect {
                 Effect::Assess { question } => assess::run(self, task, *question).await,
-                Effect::Promote { from, to, region, .. } => promote::run(self, task, from, to, region).await,
+                Effect::Promote { how, from, to, region, .. } => promote::run(self, task, *how, from, to, region).await,
+                Effect::FailOverInRegion { cluster, region, instance } => {
+                    failover_in_region::run(self, task, cluster, region, instance.as_deref()).await
+                }
                 Effect::Reroute { changes } => reroute::run(self, task, changes).await,
                 Effect::Verify { changes, region, .. } => verify::run(self, task, changes, region).await,
                 Effect::Announce { from, to, reason, primary } => {

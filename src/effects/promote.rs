@@ -3,7 +3,7 @@
 
 use super::{Task, World};
 use crate::rds::RdsError;
-use statemachine::{Arn, Assessment, Outcome, Region, Report};
+use statemachine::{Arn, Assessment, How, Outcome, Region, Report};
 use tracing::{info, warn};
 
 /// Heartbeat writer name of the proof after a promotion.
@@ -21,7 +21,7 @@ enum Seen {
     Unexpected(String),
 }
 
-pub(super) async fn run(world: &World, task: &Task, from: &Arn, to: &Arn, region: &Region) -> Outcome {
+pub(super) async fn run(world: &World, task: &Task, how: How, from: &Arn, to: &Arn, region: &Region) -> Outcome {
     let mut called = false;
     loop {
         let assessment = match world.rds.global_cluster(region, &task.cluster).await {
@@ -35,10 +35,21 @@ pub(super) async fn run(world: &World, task: &Task, from: &Arn, to: &Arn, region
                 Err(detail) => detail,
             },
             Seen::UnderWay(detail) => detail,
+            // A switchover that RDS gave up shows like this too, and is found by the next run.
+            Seen::NotStarted if called && how == How::Switchover => {
+                return Outcome::Unknown { detail: "the call was accepted, RDS does not show it".into() };
+            }
             Seen::NotStarted if called => "the call was accepted, RDS does not show it yet".into(),
+            Seen::NotStarted if how == How::Follow => {
+                return Outcome::Refused { detail: format!("nobody's failover to {to} is running any more") };
+            }
+            // RDS took a switchover and gave it up, or never got it: asking again is the operator's choice.
+            Seen::NotStarted if how == How::Switchover && task.attempts > 0 => {
+                return Outcome::Refused { detail: format!("no switchover runs, and {from} is still the writer") };
+            }
             Seen::NotStarted => {
                 called = true;
-                match call(world, task, to, region).await {
+                match call(world, task, how, to, region).await {
                     Ok(()) => "the call was accepted".into(),
                     Err(outcome) => return outcome,
                 }
@@ -64,17 +75,23 @@ fn see(assessment: &Assessment, from: &Arn, to: &Arn) -> Seen {
     }
 }
 
-async fn call(world: &World, task: &Task, to: &Arn, region: &Region) -> Result<(), Outcome> {
-    info!(cluster = %task.cluster, target = %to, %region, "calling FailoverGlobalCluster");
-    match world.rds.fail_over(region, &task.cluster, to).await {
+async fn call(world: &World, task: &Task, how: How, to: &Arn, region: &Region) -> Result<(), Outcome> {
+    let called = if how == How::Switchover {
+        info!(cluster = %task.cluster, target = %to, region = %task.primary, "calling SwitchoverGlobalCluster");
+        world.rds.switch_over(&task.primary, &task.cluster, to).await
+    } else {
+        info!(cluster = %task.cluster, target = %to, %region, "calling FailoverGlobalCluster");
+        world.rds.fail_over(region, &task.cluster, to).await
+    };
+    match called {
         Ok(()) => Ok(()),
         // In progress already, or not possible now: the next run looks which.
         Err(error @ RdsError::Answered { .. }) => {
-            warn!(cluster = %task.cluster, %error, "FailoverGlobalCluster was refused");
+            warn!(cluster = %task.cluster, %error, "the call was refused");
             Err(Outcome::Retry { detail: error.to_string() })
         }
         Err(error @ RdsError::NoAnswer { .. }) => {
-            warn!(cluster = %task.cluster, %error, "FailoverGlobalCluster may have been accepted");
+            warn!(cluster = %task.cluster, %error, "the call may have been accepted");
             Err(Outcome::Unknown { detail: error.to_string() })
         }
     }

@@ -80,6 +80,9 @@ pub struct HistoryRow {
     /// Effects claimed by this turn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claimed: Vec<EffectId>,
+    /// What an operator was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
     /// Open episode, or the one that this turn closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub episode: Option<EpisodeId>,

@@ -15,6 +15,9 @@ pub struct Config {
     pub members: Vec<Member>,
     /// DNS records that follow the writer.
     pub routes: Vec<Route>,
+    /// CloudWatch alarms that count as evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<AlarmWeight>,
     /// Thresholds.
     pub policy: Policy,
 }
@@ -53,6 +56,16 @@ pub struct Route {
     pub ttl_s: u64,
 }
 
+/// An alarm that adds votes to those of the vantages, never without at least one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AlarmWeight {
+    /// Name of the alarm.
+    pub name: String,
+    /// Votes that it is worth while it is in alarm.
+    pub weight: u32,
+}
+
 /// Thresholds of detection, decision and execution. Times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -81,6 +94,12 @@ pub struct Policy {
     pub failovers_max: u32,
     /// The window that `failovers_max` counts in.
     pub failovers_window_ms: u64,
+    /// How long an in-region failover of the primary may hold the confirmation back; at most twice as long in all.
+    pub in_region_grace_ms: u64,
+    /// An approval that does not come within this time cancels the episode.
+    pub approval_timeout_ms: u64,
+    /// The longest pause that an operator may ask for.
+    pub pause_max_ms: u64,
     /// How long a hold or an unfinished settling waits before RDS is asked again.
     pub reassess_every_ms: u64,
     /// Longest time for one assessment.

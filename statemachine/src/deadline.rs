@@ -27,7 +27,8 @@ pub(crate) fn tick_due_at(record: &Record) -> Option<Timestamp> {
         State::Stable { soak_until, .. } if record.pending_assess().is_none() => Some(soak_until),
         _ => None,
     };
-    hold.into_iter().chain(soak).chain(sight_ends_at(record)).min()
+    let pause = record.paused.as_ref().map(|pause| pause.until);
+    hold.into_iter().chain(soak).chain(pause).chain(sight_ends_at(record)).min()
 }
 
 /// When the vantages heard of now will be too few, if no more probes come.

@@ -1,6 +1,7 @@
 //! What a step answers.
 
 use crate::{EffectId, EpisodeId, EpisodeOutcome, GuardResult, Record};
+use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,8 @@ pub struct Decision {
     pub effects: Vec<EffectId>,
     /// Effects claimed now; the caller may carry them out once the record is stored.
     pub claimed: Vec<EffectId>,
+    /// The answer to an operator: what happens now, or why not and what is possible.
+    pub answer: Option<String>,
     /// An episode that this step closed.
     pub closed: Option<(EpisodeId, EpisodeOutcome)>,
 }
@@ -72,6 +75,8 @@ pub enum Reason {
     NothingDue,
     /// The configuration is the stored one.
     SameConfig,
+    /// About a cluster or an alarm that is not configured, or of a kind that decides nothing.
+    NotOurs,
 }
 
 impl Reason {
@@ -89,6 +94,7 @@ impl Reason {
             Self::UnknownEffect => "no such effect is pending",
             Self::NothingDue => "nothing is due",
             Self::SameConfig => "this configuration is already known",
+            Self::NotOurs => "about nothing that is configured, or nothing that decides",
         }
     }
 }
@@ -147,6 +153,34 @@ pub enum Rule {
     NewPrimaryBack,
     /// Another configuration.
     Reconfigured,
+    /// A command was carried out.
+    Commanded,
+    /// A command was refused.
+    CommandRefused,
+    /// An operator's failover or switchover begins.
+    Ordered,
+    /// An operator gave the episode up.
+    Aborted,
+    /// An operator knows.
+    Acknowledged,
+    /// Nobody approved in time.
+    ApprovalTimedOut,
+    /// The pause is over.
+    PauseEnded,
+    /// Somebody else moves or moved the writer.
+    Adopted,
+    /// A switchover did not take place.
+    SwitchoverFailed,
+    /// An in-region failover began or ended.
+    InRegionFailover,
+    /// RDS hints that something is worth a look.
+    RdsHint,
+    /// An alarm changed.
+    AlarmCounted,
+    /// Another member commits writes too.
+    DualWriter,
+    /// It does not any more.
+    DualWriterGone,
 }
 
 impl Rule {
@@ -181,6 +215,20 @@ impl Rule {
             Self::NewPrimaryFails => "the new primary fails inside the cooldown",
             Self::NewPrimaryBack => "the new primary commits again",
             Self::Reconfigured => "the configuration changed",
+            Self::Commanded => "an operator's command was carried out",
+            Self::CommandRefused => "an operator's command was refused",
+            Self::Ordered => "an operator orders it",
+            Self::Aborted => "an operator gave the episode up",
+            Self::Acknowledged => "an operator acknowledged the situation",
+            Self::ApprovalTimedOut => "nobody approved in time",
+            Self::PauseEnded => "the pause is over; evidence starts from zero",
+            Self::Adopted => "somebody else moves the writer; followed, not repeated",
+            Self::SwitchoverFailed => "the switchover did not take place; the old primary is still the writer",
+            Self::InRegionFailover => "an in-region failover of the primary began or ended",
+            Self::RdsHint => "RDS says that something happened; looking at once",
+            Self::AlarmCounted => "a CloudWatch alarm changed its state",
+            Self::DualWriter => "a member that is not the primary commits writes too",
+            Self::DualWriterGone => "the second writer is gone",
         }
     }
 }

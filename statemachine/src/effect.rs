@@ -15,16 +15,27 @@ pub enum Effect {
         /// What the answer is for.
         question: Question,
     },
-    /// Make the cluster in `region` the writer, losing what has not been replicated.
+    /// Make the cluster in `region` the writer.
     Promote {
+        /// By which means.
+        how: How,
         /// Precondition: this one is the writer now.
         from: Arn,
         /// The cluster to promote.
         to: Arn,
-        /// Region of `to`, where the call is made.
+        /// Region of `to`.
         region: Region,
         /// Epoch that this promotion ends.
         epoch: Epoch,
+    },
+    /// Let another instance of the primary's cluster become its writer.
+    FailOverInRegion {
+        /// The cluster.
+        cluster: Arn,
+        /// Its region, where the call is made.
+        region: Region,
+        /// Which instance; RDS chooses when not given.
+        instance: Option<String>,
     },
     /// Point the public names at the new writer.
     Reroute {
@@ -60,11 +71,24 @@ impl Effect {
         match self {
             Self::Assess { .. } => "assess",
             Self::Promote { .. } => "promote",
+            Self::FailOverInRegion { .. } => "failover-in-region",
             Self::Reroute { .. } => "reroute",
             Self::Verify { .. } => "verify",
             Self::Announce { .. } => "announce",
         }
     }
+}
+
+/// How the writer moves to another region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// `FailoverGlobalCluster` with loss allowed, called in the target's region.
+    Failover,
+    /// `SwitchoverGlobalCluster`, called in the primary's region.
+    Switchover,
+    /// No call: somebody else's is running, and is followed.
+    Follow,
 }
 
 /// Why RDS is asked.
@@ -75,6 +99,8 @@ pub enum Question {
     WhoIsDown,
     /// May we fail over, and to whom?
     MayFailOver,
+    /// May we switch over, and to whom?
+    MaySwitchOver,
     /// Is the topology whole again?
     IsWhole,
 }
@@ -175,6 +201,8 @@ pub enum Report {
         /// Human detail.
         detail: String,
     },
+    /// RDS accepted the in-region failover.
+    FailingOverInRegion,
     /// The names are changed and in sync.
     Rerouted {
         /// When the change was seen in sync.

@@ -1,6 +1,8 @@
 //! Facts that come in. Past tense: they happened, and the machine decides what they mean.
 
-use crate::{ClaimToken, Config, ControllerId, EffectId, EventId, Mode, Outcome, Region, Timestamp, Vantage};
+use crate::{
+    Arn, ClaimToken, Config, ControllerId, EffectId, Epoch, EventId, Mode, Outcome, Region, Timestamp, Vantage,
+};
 use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,12 @@ pub enum Event {
     Result(EffectResult),
     /// The configuration file says something new.
     Configured(Configured),
+    /// An operator wants something.
+    Command(Command),
+    /// RDS says that something happened. Best effort: it may be missing, late or out of order.
+    Rds(RdsEvent),
+    /// A CloudWatch alarm changed its state.
+    Alarm(Alarm),
     /// Time went by; a hint to look at the deadlines.
     Tick,
 }
@@ -41,6 +49,9 @@ impl Event {
             Self::Claim(_) => "claim",
             Self::Result(_) => "result",
             Self::Configured(_) => "configured",
+            Self::Command(_) => "command",
+            Self::Rds(_) => "rds",
+            Self::Alarm(_) => "alarm",
             Self::Tick => "tick",
         }
     }
@@ -120,4 +131,107 @@ pub struct Configured {
     pub config: Config,
     /// Takes effect at once.
     pub mode: Mode,
+}
+
+/// An operator's wish, with everything that keeps a late or repeated copy from doing anything.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Command {
+    /// Who.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// The epoch that the operator saw; at any other the command is refused.
+    pub expected_epoch: Epoch,
+    /// Refused from this time on.
+    pub expires_at: Timestamp,
+    /// Made up for this command; a second one with it is ignored.
+    pub nonce: String,
+    /// What is wanted.
+    pub order: Order,
+}
+
+/// What an operator can order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "kebab-case")]
+pub enum Order {
+    /// Decide nothing and do nothing new until then.
+    Pause {
+        /// The end; evidence starts from zero there.
+        until: Timestamp,
+    },
+    /// End the pause.
+    Resume,
+    /// What the machine may do by itself.
+    SetMode {
+        /// From now on.
+        mode: Mode,
+    },
+    /// Fail over now, whatever the evidence says.
+    Failover {
+        /// To whom; the best secondary when not given.
+        target: Option<Region>,
+        /// Accept a loss beyond `rpo_max`.
+        allow_data_loss: bool,
+    },
+    /// Move the writer without losing anything; both regions must be well.
+    Switchover {
+        /// To whom; the best secondary when not given.
+        target: Option<Region>,
+    },
+    /// Let another instance of the primary's own region take over.
+    FailoverInRegion {
+        /// Which one; RDS chooses when not given.
+        instance: Option<String>,
+    },
+    /// Let the open episode go on.
+    Approve {
+        /// Accept a loss beyond `rpo_max`, in this episode only.
+        allow_data_loss: bool,
+    },
+    /// Give the open episode up.
+    Abort,
+    /// The situation is known: close the settled episode, or lift the cooldown.
+    Acknowledge,
+    /// Allow automatic failovers again after the limit was reached.
+    ResetLimit,
+}
+
+impl Order {
+    /// Name as on the command line.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Pause { .. } => "pause",
+            Self::Resume => "resume",
+            Self::SetMode { .. } => "set-mode",
+            Self::Failover { .. } => "failover",
+            Self::Switchover { .. } => "switchover",
+            Self::FailoverInRegion { .. } => "failover-in-region",
+            Self::Approve { .. } => "approve",
+            Self::Abort => "abort",
+            Self::Acknowledge => "acknowledge",
+            Self::ResetLimit => "reset-limit",
+        }
+    }
+}
+
+/// An event of RDS.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RdsEvent {
+    /// Its id, such as `RDS-EVENT-0072`.
+    pub code: String,
+    /// The cluster that it is about.
+    pub source: Arn,
+}
+
+/// An alarm's new state.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Alarm {
+    /// Its name.
+    pub name: String,
+    /// In alarm, or not (any more, or nobody knows).
+    pub in_alarm: bool,
 }

@@ -22,6 +22,9 @@ pub struct Evidence {
     /// Newest counted success by any vantage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_ok: Option<Timestamp>,
+    /// Alarms in alarm, and since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub alarms: BTreeMap<String, Timestamp>,
     /// Last known replication lag per secondary region.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lag: BTreeMap<Region, Lag>,
@@ -79,13 +82,15 @@ pub struct Quorum {
     pub live: u32,
     /// Those that voted for it.
     pub votes: Vec<Vantage>,
+    /// Votes that alarms add.
+    pub alarm_votes: u32,
 }
 
 impl Quorum {
     /// Enough votes.
     #[must_use]
     pub fn reached(&self) -> bool {
-        self.votes.len() as u64 >= u64::from(self.needed)
+        !self.votes.is_empty() && self.votes.len() as u64 + u64::from(self.alarm_votes) >= u64::from(self.needed)
     }
 }
 
@@ -99,6 +104,8 @@ pub(crate) enum Intake {
         /// The vantage was not already known to fail alone.
         suspicious: bool,
     },
+    /// A member that is not the primary committed a write.
+    SecondWriter,
     /// It does not count, but told the lag of a region for the first time.
     FirstLag,
     /// It does not count.
@@ -127,6 +134,9 @@ impl Evidence {
             return Intake::Ignored(Reason::FromTheFuture);
         }
         if probe.target != *primary {
+            if config.member(&probe.target).is_some() && probe.outcome == ProbeOutcome::Ok {
+                return Intake::SecondWriter;
+            }
             // After the fault the lag only grows with the outage; the last value before it bounds the loss.
             let counts = outage_began_at.is_none_or(|began_at| at <= began_at);
             if counts && self.take_lag(probe, at, config) {
@@ -215,8 +225,9 @@ impl Evidence {
         }
     }
 
-    /// Starts anew, for another primary.
+    /// Starts anew: for another primary, or after a pause.
     pub(crate) fn reset(&mut self) {
+        self.alarms.clear();
         for track in self.tracks.values_mut() {
             track.clear();
             track.outvoted = false;
@@ -236,19 +247,30 @@ impl Evidence {
             needed: policy.quorum,
             live: self.live(policy, now).count() as u32,
             votes: self.live(policy, now).filter(|(_, t)| for_it(t)).map(|(v, _)| v.clone()).collect(),
+            alarm_votes: 0,
         }
     }
 
     /// Is the primary down? Each voter has seen enough failures over enough time, all newer than any success.
+    /// Alarms newer than any success add their weight, but never vote alone.
     #[must_use]
-    pub fn confirms_down(&self, policy: &Policy, now: Timestamp) -> Quorum {
-        self.vote(policy, now, |track| match (track.failing_since, track.failures.last()) {
+    pub fn confirms_down(&self, config: &Config, now: Timestamp) -> Quorum {
+        let policy = &config.policy;
+        let mut quorum = self.vote(policy, now, |track| match (track.failing_since, track.failures.last()) {
             (Some(since), Some(last)) => {
                 track.failures.len() as u64 >= u64::from(policy.failures_min)
                     && last.since_ms(since) >= policy.confirm_after_ms
             }
             _ => false,
-        })
+        });
+        let counts = |name: &String| self.alarms.get(name).is_some_and(|at| self.newest_ok.is_none_or(|ok| *at > ok));
+        quorum.alarm_votes = config.alarms.iter().filter(|a| counts(&a.name)).map(|a| a.weight).sum();
+        quorum
+    }
+
+    /// Notes an alarm; false when nothing changed.
+    pub(crate) fn take_alarm(&mut self, name: &str, in_alarm: bool, at: Timestamp) -> bool {
+        if in_alarm { self.alarms.insert(name.into(), at) != Some(at) } else { self.alarms.remove(name).is_some() }
     }
 
     /// Is the primary back? Each voter has seen enough good probes in a row.

@@ -9,21 +9,23 @@ use alloc::vec;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Names of the guards.
+/// Names of the guards, in the order in which they are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Guard {
     /// Not paused, not observing only.
     MayAct,
-    /// Seen healthy before, and enough vantages to judge.
+    /// Seen healthy before, and enough vantages to judge; or an operator judges.
     CanJudge,
-    /// The evidence still confirms the outage.
+    /// The evidence still confirms the outage; or an operator says so.
     StillDown,
     /// A secondary that can take over, or one that somebody is already promoting.
     TargetFit,
-    /// The loss stays within the RPO.
+    /// The topology is whole, so that a switchover can lose nothing.
+    Whole,
+    /// The loss stays within the RPO, or an operator accepts it.
     WithinRpo,
-    /// The last failover is long enough ago.
+    /// The last failover is long enough ago, or an operator lifted the cooldown.
     CooledDown,
     /// Not too many failovers lately.
     BelowLimit,
@@ -40,6 +42,7 @@ impl Guard {
             Self::CanJudge => "can-judge",
             Self::StillDown => "still-down",
             Self::TargetFit => "target-fit",
+            Self::Whole => "whole",
             Self::WithinRpo => "within-rpo",
             Self::CooledDown => "cooled-down",
             Self::BelowLimit => "below-limit",
@@ -48,15 +51,17 @@ impl Guard {
     }
 
     /// What lets the machine go on when this guard refuses.
-    pub(crate) const fn release(self) -> &'static str {
+    #[must_use]
+    pub const fn release(self) -> &'static str {
         match self {
-            Self::MayAct => "set `mode = \"auto\"` for this cluster and restart the controller",
-            Self::Approved => "set `mode = \"auto\"` for this cluster and restart the controller, or fail over by hand",
-            Self::CanJudge | Self::StillDown => "nothing to do: it goes on when the vantages agree again",
-            Self::TargetFit => "make the secondary available with at least one instance",
-            Self::WithinRpo => "accept the loss by failing over by hand, or raise `rpo-max`",
-            Self::CooledDown => "fail over by hand, or wait until the cooldown ends",
-            Self::BelowLimit => "fail over by hand, or raise `failovers-max`",
+            Self::MayAct => "resume, or set-mode approve or auto",
+            Self::CanJudge | Self::StillDown => "nothing to do: it goes on when the vantages agree; or failover",
+            Self::TargetFit => "make the secondary available, with an instance of the same engine version",
+            Self::Whole => "wait until every member is available and connected",
+            Self::WithinRpo => "approve --allow-data-loss",
+            Self::CooledDown => "acknowledge, or failover",
+            Self::BelowLimit => "reset-limit, or failover",
+            Self::Approved => "approve",
         }
     }
 }
@@ -89,7 +94,7 @@ fn input(name: &'static str, value: impl ToString) -> Input {
 
 /// The verdict over all guards.
 pub(crate) struct Verdict {
-    /// Asked guards, in order, up to and including the first refusal.
+    /// Every guard's result, in order.
     pub(crate) asked: Vec<GuardResult>,
     /// Whom to promote, when all pass.
     pub(crate) target: Option<Target>,
@@ -101,36 +106,53 @@ pub(crate) struct Target {
     pub(crate) arn: Arn,
     /// Bound of the loss, when the lag is known.
     pub(crate) rpo_bound_ms: Option<u64>,
+    /// Somebody's failover goes there already.
+    pub(crate) adopted: bool,
 }
 
-/// Asks the guards in order and stops at the first refusal.
-pub(crate) fn ask(record: &Record, assessment: &Assessment, now: Timestamp) -> Verdict {
-    let mut asked = Vec::new();
-    let mut refused = |result: GuardResult| {
-        let pass = result.pass;
-        asked.push(result);
-        !pass
-    };
-    let nobody = |asked| Verdict { asked, target: None };
-    if refused(may_act(record)) || refused(can_judge(record, now)) || refused(still_down(record, now)) {
-        return nobody(asked);
+impl Verdict {
+    fn new(asked: Vec<GuardResult>, target: Option<Target>) -> Self {
+        let go = asked.iter().all(|result| result.pass);
+        Self { asked, target: target.filter(|_| go) }
     }
+
+    /// The first guard that refuses: the reason of the hold.
+    pub(crate) fn refusal(&self) -> Option<&GuardResult> {
+        self.asked.iter().find(|result| !result.pass)
+    }
+}
+
+/// May the machine fail over? Every guard is asked, so that history shows what each would have said.
+pub(crate) fn ask_failover(record: &Record, assessment: &Assessment, now: Timestamp) -> Verdict {
     let (fit, target) = target_fit(record, assessment);
-    if refused(fit) {
-        return nobody(asked);
-    }
-    let Some((member, adopted)) = target else { return nobody(asked) };
-    let rpo_bound_ms = rpo_bound_ms(record, &member.region);
-    // Somebody has already accepted the loss of a failover that is under way.
-    let acceptable = adopted
-        || !(refused(within_rpo(record, rpo_bound_ms))
-            || refused(cooled_down(record, now))
-            || refused(below_limit(record, now)));
-    if !acceptable || refused(approved(record)) {
-        return nobody(asked);
-    }
-    let target = Target { region: member.region.clone(), arn: member.arn.clone(), rpo_bound_ms };
-    Verdict { asked, target: Some(target) }
+    let adopted = target.as_ref().is_some_and(|target| target.adopted);
+    let bound_ms = target.as_ref().and_then(|target| target.rpo_bound_ms);
+    let asked = vec![
+        may_act(record),
+        can_judge(record, now),
+        still_down(record, now),
+        fit,
+        within_rpo(record, bound_ms, adopted),
+        cooled_down(record, now, adopted),
+        below_limit(record, now, adopted),
+        approved(record, adopted),
+    ];
+    Verdict::new(asked, target)
+}
+
+/// May the machine switch over, as an operator ordered?
+pub(crate) fn ask_switchover(record: &Record, assessment: &Assessment) -> Verdict {
+    let (fit, target) = target_fit(record, assessment);
+    let whole = whole(record, assessment, target.as_ref());
+    Verdict::new(vec![may_act(record), fit, whole], target)
+}
+
+fn ordered(record: &Record) -> Option<&crate::Ordered> {
+    record.episode.as_ref().and_then(|episode| episode.ordered.as_ref())
+}
+
+fn approval(record: &Record) -> Option<&crate::Approval> {
+    record.episode.as_ref().and_then(|episode| episode.approval.as_ref())
 }
 
 fn may_act(record: &Record) -> GuardResult {
@@ -143,53 +165,86 @@ fn may_act(record: &Record) -> GuardResult {
 
 fn can_judge(record: &Record, now: Timestamp) -> GuardResult {
     let blind = record.evidence.is_blind(&record.config.policy, now);
+    let ordered = ordered(record).is_some();
     GuardResult {
         guard: Guard::CanJudge,
-        pass: record.proven && !blind,
-        inputs: vec![input("proven", record.proven), input("blind", blind)],
+        pass: ordered || (record.proven && !blind),
+        inputs: vec![input("proven", record.proven), input("blind", blind), input("ordered", ordered)],
     }
 }
 
 /// Asked again immediately before the promotion is claimed.
 pub(crate) fn still_down(record: &Record, now: Timestamp) -> GuardResult {
-    let quorum = record.evidence.confirms_down(&record.config.policy, now);
+    let quorum = record.evidence.confirms_down(&record.config, now);
     let votes = quorum.votes.iter().map(|v| v.as_str()).collect::<Vec<_>>().join(" ");
+    let ordered = ordered(record).is_some();
     GuardResult {
         guard: Guard::StillDown,
-        pass: quorum.reached(),
-        inputs: vec![input("votes", votes), input("live", quorum.live), input("needed", quorum.needed)],
+        pass: ordered || quorum.reached(),
+        inputs: vec![
+            input("votes", votes),
+            input("alarm_votes", quorum.alarm_votes),
+            input("live", quorum.live),
+            input("needed", quorum.needed),
+            input("ordered", ordered),
+        ],
     }
 }
 
-/// The fit secondary with the least lag, then the lowest priority number; or the one that a running failover
-/// goes to (`true`).
-fn target_fit<'a>(record: &'a Record, assessment: &Assessment) -> (GuardResult, Option<(&'a Member, bool)>) {
+/// The member that somebody is already promoting; else the one that an operator named; else the fit secondary with
+/// the least lag, then the lowest priority number.
+fn target_fit(record: &Record, assessment: &Assessment) -> (GuardResult, Option<Target>) {
     let mut inputs = Vec::new();
     let mut best: Option<(&Member, bool)> = None;
-    let engine = assessment.engine_version.as_str();
+    let wanted = ordered(record).and_then(|ordered| ordered.target.as_ref());
     for member in record.config.members.iter().filter(|m| m.region != record.primary) {
+        let name = Cow::Owned(member.region.to_string());
         if let Some(failover) = assessment.failover.as_ref().filter(|f| f.to == member.arn) {
-            inputs.push(Input {
-                name: Cow::Owned(member.region.to_string()),
-                value: format!("adopted: somebody's failover to it is {}", failover.status),
-            });
+            inputs.push(Input { name, value: format!("adopted: somebody's failover to it is {}", failover.status) });
             best = Some((member, true));
             break;
         }
         let lag_ms = record.evidence.lag.get(&member.region).map(|lag| lag.ms);
-        let unfit = unfitness(assessment.member(&member.arn), engine);
+        let other = wanted.filter(|wanted| **wanted != member.region).map(|w| format!("the operator wants {w}"));
+        let unfit = other.or_else(|| unfitness(assessment.member(&member.arn), &assessment.engine_version));
         let value = match (&unfit, lag_ms) {
             (Some(why), _) => why.clone(),
             (None, Some(ms)) => format!("fit, lag {ms} ms"),
             (None, None) => "fit, lag unknown".into(),
         };
-        inputs.push(Input { name: Cow::Owned(member.region.to_string()), value });
+        inputs.push(Input { name, value });
         let key = |m: &Member| (record.evidence.lag.get(&m.region).map_or(u64::MAX, |lag| lag.ms), m.priority);
         if unfit.is_none() && best.is_none_or(|(other, _)| key(member) < key(other)) {
             best = Some((member, false));
         }
     }
-    (GuardResult { guard: Guard::TargetFit, pass: best.is_some(), inputs }, best)
+    let target = best.map(|(member, adopted)| Target {
+        region: member.region.clone(),
+        arn: member.arn.clone(),
+        rpo_bound_ms: rpo_bound_ms(record, &member.region),
+        adopted,
+    });
+    (GuardResult { guard: Guard::TargetFit, pass: target.is_some(), inputs }, target)
+}
+
+/// Primary and target available and connected, nothing running: nothing can be lost.
+fn whole(record: &Record, assessment: &Assessment, target: Option<&Target>) -> GuardResult {
+    let available = |arn: &Arn| {
+        let cluster = assessment.member(arn).and_then(|m| m.cluster.as_ref());
+        cluster.map_or_else(|| "unknown".to_string(), |cluster| cluster.status.clone())
+    };
+    let primary = record.primary_member().map_or_else(|| "unknown".to_string(), |m| available(&m.arn));
+    let connected = target.and_then(|t| assessment.member(&t.arn)?.synchronization.clone());
+    let running = assessment.failover.is_some();
+    GuardResult {
+        guard: Guard::Whole,
+        pass: primary == "available" && connected.as_deref() == Some("connected") && !running,
+        inputs: vec![
+            input("primary", primary),
+            input("target_synchronization", connected.unwrap_or_else(|| "unknown".into())),
+            input("failover_running", running),
+        ],
+    }
 }
 
 /// Why a member cannot take over, if so.
@@ -216,45 +271,63 @@ fn rpo_bound_ms(record: &Record, region: &Region) -> Option<u64> {
     Some(lag.ms.saturating_add(began_at.since_ms(lag.at)))
 }
 
-fn within_rpo(record: &Record, bound_ms: Option<u64>) -> GuardResult {
+fn within_rpo(record: &Record, bound_ms: Option<u64>, adopted: bool) -> GuardResult {
     let max = record.config.policy.rpo_max_ms;
+    let accepted = approval(record).is_some_and(|approval| approval.allow_data_loss);
     GuardResult {
         guard: Guard::WithinRpo,
-        pass: bound_ms.is_some_and(|bound| bound <= max),
+        // Whoever started a failover has accepted its loss.
+        pass: accepted || adopted || bound_ms.is_some_and(|bound| bound <= max),
         inputs: vec![
             input("lag_and_age_ms", bound_ms.map_or_else(|| "unknown".to_string(), |ms| ms.to_string())),
             input("rpo_max_ms", max),
+            input("loss_accepted", accepted || adopted),
         ],
     }
 }
 
-fn cooled_down(record: &Record, now: Timestamp) -> GuardResult {
+fn cooled_down(record: &Record, now: Timestamp, adopted: bool) -> GuardResult {
     let ago_ms = record.failovers.last().map(|last| now.since_ms(*last));
     let cooldown_ms = record.config.policy.cooldown_ms;
+    let lifted = record.cooldown_lifted || ordered(record).is_some() || adopted;
     GuardResult {
         guard: Guard::CooledDown,
-        pass: ago_ms.is_none_or(|ago| ago >= cooldown_ms),
+        pass: lifted || ago_ms.is_none_or(|ago| ago >= cooldown_ms),
         inputs: vec![
             input("last_failover_ago_ms", ago_ms.map_or_else(|| "never".to_string(), |ms| ms.to_string())),
             input("cooldown_ms", cooldown_ms),
+            input("lifted", lifted),
         ],
     }
 }
 
-fn below_limit(record: &Record, now: Timestamp) -> GuardResult {
+fn below_limit(record: &Record, now: Timestamp, adopted: bool) -> GuardResult {
     let policy = &record.config.policy;
     let count = record.failovers.iter().filter(|at| now.since_ms(**at) < policy.failovers_window_ms).count();
+    let free = ordered(record).is_some() || adopted;
     GuardResult {
         guard: Guard::BelowLimit,
-        pass: (count as u64) < u64::from(policy.failovers_max),
-        inputs: vec![input("failovers_in_window", count), input("failovers_max", policy.failovers_max)],
+        pass: free || (!record.limit_latched && (count as u64) < u64::from(policy.failovers_max)),
+        inputs: vec![
+            input("failovers_in_window", count),
+            input("failovers_max", policy.failovers_max),
+            input("latched", record.limit_latched),
+            input("ordered", free),
+        ],
     }
 }
 
-fn approved(record: &Record) -> GuardResult {
+fn approved(record: &Record, adopted: bool) -> GuardResult {
+    let by = match (approval(record), ordered(record)) {
+        (Some(approval), _) => approval.by.clone(),
+        (None, Some(ordered)) => ordered.by.clone(),
+        (None, None) if adopted => "whoever started it".into(),
+        (None, None) => "nobody".into(),
+    };
+    let given = approval(record).is_some() || ordered(record).is_some() || adopted;
     GuardResult {
         guard: Guard::Approved,
-        pass: record.mode == Mode::Auto,
-        inputs: vec![input("mode", record.mode.name())],
+        pass: record.mode == Mode::Auto || given,
+        inputs: vec![input("mode", record.mode.name()), input("by", by)],
     }
 }

@@ -15,6 +15,7 @@
 
 extern crate alloc;
 
+mod commands;
 mod config;
 mod deadline;
 mod decision;
@@ -26,21 +27,30 @@ mod id;
 pub mod invariants;
 mod machine;
 mod record;
+mod signals;
 mod state;
+mod states;
+mod turn;
 
-pub use config::{Config, Member, Policy, Route};
+pub use config::{AlarmWeight, Config, Member, Policy, Route};
 pub use deadline::{due_effects, next_wakeup};
 pub use decision::{Decision, Reason, Rule, Verdict};
 pub use effect::{
-    Assessment, Claim, ClusterFacts, Effect, FailoverInProgress, MemberFacts, Outcome, Pending, Question, RecordChange,
-    Report,
+    Assessment, Claim, ClusterFacts, Effect, FailoverInProgress, How, MemberFacts, Outcome, Pending, Question,
+    RecordChange, Report,
 };
-pub use event::{Claimant, Configured, EffectResult, Envelope, Event, Probe, ProbeOutcome, SelfCheck};
+pub use event::{
+    Alarm, Claimant, Command, Configured, EffectResult, Envelope, Event, Order, Probe, ProbeOutcome, RdsEvent,
+    SelfCheck,
+};
 pub use evidence::{Evidence, Lag, Quorum, Track};
 pub use guards::{Guard, GuardResult, Input};
 pub use id::{
     Arn, ClaimToken, ClusterId, ControllerId, EffectId, EpisodeId, Epoch, EventId, Region, Timestamp, Vantage,
 };
 pub use machine::step;
-pub use record::{Episode, EpisodeOutcome, Hold, HoldReason, Mode, Pause, Record, SCHEMA};
+pub use record::{
+    Approval, DualWriter, Episode, EpisodeKind, EpisodeOutcome, Grace, Hold, HoldReason, Mode, Ordered, Pause, Record,
+    SCHEMA,
+};
 pub use state::State;

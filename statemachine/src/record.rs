@@ -5,6 +5,7 @@ use crate::{
     State, Timestamp,
 };
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,15 @@ pub struct Record {
     /// Stopped by an operator, for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
+    /// An in-region failover of the primary is under way: confirmation waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<Grace>,
+    /// Another member commits writes too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dual_writer: Option<DualWriter>,
+    /// The limit of automatic failovers was reached; only an operator resets it.
+    #[serde(default)]
+    pub limit_latched: bool,
     /// It wants to act and may not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
@@ -43,6 +53,8 @@ pub struct Record {
     pub epoch: Epoch,
     /// Region of the writer.
     pub primary: Region,
+    /// Since when it is the primary, as far as is known.
+    pub primary_since: Timestamp,
     /// What the vantages saw of it.
     pub evidence: Evidence,
     /// The open episode.
@@ -50,6 +62,9 @@ pub struct Record {
     pub episode: Option<Episode>,
     /// Times of the last failovers, oldest first, bounded by `failovers_max`.
     pub failovers: Vec<Timestamp>,
+    /// An operator lifted the cooldown of the last failover.
+    #[serde(default)]
+    pub cooldown_lifted: bool,
     /// Effects asked for and not done.
     pub pending: Vec<Pending>,
     /// Effects asked for so far.
@@ -63,6 +78,9 @@ pub struct Record {
     pub next_config: Option<Config>,
     /// Ids of events that changed the record lately.
     pub seen: VecDeque<EventId>,
+    /// Nonces of commands that have not expired.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nonces: Vec<(String, Timestamp)>,
     /// Latest reading of any clock; time never goes back.
     pub last_now: Timestamp,
     /// When evidence was last stored in a quiet state.
@@ -83,21 +101,27 @@ impl Record {
             state: State::Healthy,
             mode,
             paused: None,
+            grace: None,
+            dual_writer: None,
+            limit_latched: false,
             hold: None,
             exposed: false,
             blind: true,
             proven: false,
             epoch: Epoch(1),
             primary,
+            primary_since: now,
             evidence: Evidence::default(),
             episode: None,
             failovers: Vec::new(),
+            cooldown_lifted: false,
             pending: Vec::new(),
             effects_issued: EffectId(0),
             tokens_issued: ClaimToken(0),
             config,
             next_config: None,
             seen: VecDeque::new(),
+            nonces: Vec::new(),
             last_now: now,
             heartbeat_at: now,
         }
@@ -199,6 +223,8 @@ pub enum HoldReason {
     VerifyRefused,
     /// The new primary fails inside the cooldown.
     NewPrimaryDown,
+    /// RDS did not take the in-region failover.
+    InRegionRefused,
 }
 
 /// From leaving `healthy` until `healthy` again or averted.
@@ -207,8 +233,16 @@ pub enum HoldReason {
 pub struct Episode {
     /// Its id, `<cluster>-<epoch>-<start>`.
     pub id: EpisodeId,
-    /// First counted failure.
+    /// First counted failure, or the operator's command.
     pub began_at: Timestamp,
+    /// What it is for.
+    pub kind: EpisodeKind,
+    /// The operator's order that began it or moved it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordered: Option<Ordered>,
+    /// An operator's approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
     /// Quorum reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed_at: Option<Timestamp>,
@@ -230,6 +264,78 @@ pub struct Episode {
     /// Lag of the target plus its age when the decision fell: the bound of the loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpo_bound_ms: Option<u64>,
+}
+
+impl Episode {
+    /// A new episode of `record`.
+    pub(crate) fn new(record: &Record, kind: EpisodeKind, began_at: Timestamp) -> Self {
+        Self {
+            id: EpisodeId(format!("{}-{}-{}", record.cluster, record.epoch, began_at.0)),
+            began_at,
+            kind,
+            ordered: None,
+            approval: None,
+            confirmed_at: None,
+            decided_at: None,
+            promoted_at: None,
+            rerouted_at: None,
+            verified_at: None,
+            assessment: None,
+            rpo_bound_ms: None,
+        }
+    }
+}
+
+/// What an episode is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EpisodeKind {
+    /// An outage, or an operator's failover.
+    Failover,
+    /// Planned.
+    Switchover,
+    /// Somebody else moved the writer.
+    Adopted,
+}
+
+/// An operator's order to move the writer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ordered {
+    /// Who.
+    pub by: String,
+    /// To whom, if that matters to the operator.
+    pub target: Option<Region>,
+}
+
+/// An operator's approval, for one episode.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Approval {
+    /// Who.
+    pub by: String,
+    /// Also beyond `rpo_max`.
+    pub allow_data_loss: bool,
+}
+
+/// An in-region failover, as far as it holds the confirmation back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Grace {
+    /// First heard of.
+    pub since: Timestamp,
+    /// The end, bounded.
+    pub until: Timestamp,
+}
+
+/// A second writer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DualWriter {
+    /// Where.
+    pub region: Region,
+    /// First seen.
+    pub since: Timestamp,
 }
 
 /// How an episode ended.

@@ -159,6 +159,7 @@ fn item(settings: &Settings, cluster: &str, version: u64) -> Item {
         guards: Vec::new(),
         effects: Vec::new(),
         claimed: Vec::new(),
+        answer: None,
         episode: Some("episode-1".into()),
         outcome: None,
         epoch: Epoch(1),

@@ -1,0 +1,104 @@
+//! Hints from AWS: RDS events and CloudWatch alarms. They arrive late, twice, or not at all, so they never decide:
+//! they make the machine look at once, hold back for a while, or add weight to what vantages saw.
+
+use crate::machine::Next;
+use crate::states::confirm;
+use crate::turn::Turn;
+use crate::{Alarm, Question, RdsEvent, Reason, Record, Rule, State};
+
+/// What an RDS event is for us.
+enum Hint {
+    /// An in-region failover of the cluster began.
+    InRegionBegan,
+    /// It ended, well or not.
+    InRegionEnded,
+    /// A global failover or switchover began, went on or ended: worth a look.
+    WriterMoves,
+    /// Members are rebuilt, fenced or counted anew: worth a look once settled.
+    TopologyChanges,
+    /// Anything else.
+    Nothing,
+}
+
+/// Ids as documented for Aurora PostgreSQL.
+fn hint(code: &str) -> Hint {
+    match code {
+        "RDS-EVENT-0072" | "RDS-EVENT-0073" => Hint::InRegionBegan,
+        "RDS-EVENT-0069" | "RDS-EVENT-0070" | "RDS-EVENT-0071" => Hint::InRegionEnded,
+        "RDS-EVENT-0181" | "RDS-EVENT-0182" | "RDS-EVENT-0183" | "RDS-EVENT-0184" | "RDS-EVENT-0185"
+        | "RDS-EVENT-0186" | "RDS-EVENT-0187" | "RDS-EVENT-0238" | "RDS-EVENT-0239" | "RDS-EVENT-0397"
+        | "RDS-EVENT-0423" | "RDS-EVENT-0519" => Hint::WriterMoves,
+        "RDS-EVENT-0240" | "RDS-EVENT-0241" | "RDS-EVENT-0390" | "RDS-EVENT-0391" => Hint::TopologyChanges,
+        _ => Hint::Nothing,
+    }
+}
+
+pub(crate) fn rds(state: &State, record: &mut Record, turn: &mut Turn, event: &RdsEvent) -> Next {
+    if turn.now.since_ms(turn.at) > record.config.policy.event_age_max_ms {
+        return turn.ignore(Reason::Stale);
+    }
+    if !record.config.members.iter().any(|member| member.arn == event.source) {
+        return turn.ignore(Reason::NotOurs);
+    }
+    let about_primary = record.primary_member().is_some_and(|member| member.arn == event.source);
+    match (hint(&event.code), state) {
+        (Hint::InRegionBegan, State::Healthy | State::Suspect { .. }) if about_primary => {
+            turn.begin_grace(record);
+            turn.updated(Rule::InRegionFailover)
+        }
+        (Hint::InRegionEnded, State::Healthy | State::Suspect { .. }) if about_primary && record.grace.is_some() => {
+            record.grace = None;
+            confirm_if_suspect(state, record, turn, Rule::InRegionFailover)
+        }
+        (Hint::WriterMoves, State::Healthy | State::Suspect { .. }) => {
+            // A question of an operator's switchover is not replaced.
+            if record.pending_assess().is_some() {
+                return turn.ignore(Reason::NothingDue);
+            }
+            turn.assess(record, Question::WhoIsDown);
+            turn.updated(Rule::RdsHint)
+        }
+        (Hint::WriterMoves, State::Promoting { .. }) => {
+            let mut hurried = false;
+            for pending in record.pending.iter_mut().filter(|p| p.claim.is_none() && p.not_before > turn.now) {
+                pending.not_before = turn.now;
+                hurried = true;
+            }
+            if hurried { turn.updated(Rule::RdsHint) } else { turn.ignore(Reason::NothingDue) }
+        }
+        (Hint::WriterMoves | Hint::TopologyChanges, State::Stable { .. }) if record.pending_assess().is_none() => {
+            turn.assess(record, Question::IsWhole);
+            turn.updated(Rule::RdsHint)
+        }
+        (Hint::InRegionBegan | Hint::InRegionEnded | Hint::WriterMoves | Hint::TopologyChanges, _) => {
+            turn.ignore(Reason::NothingDue)
+        }
+        (Hint::Nothing, _) => turn.ignore(Reason::NotOurs),
+    }
+}
+
+pub(crate) fn alarm(state: &State, record: &mut Record, turn: &mut Turn, alarm: &Alarm) -> Next {
+    if turn.now.since_ms(turn.at) > record.config.policy.event_age_max_ms {
+        return turn.ignore(Reason::Stale);
+    }
+    if !record.config.alarms.iter().any(|known| known.name == alarm.name) {
+        return turn.ignore(Reason::NotOurs);
+    }
+    let at = turn.at;
+    if !record.evidence.take_alarm(&alarm.name, alarm.in_alarm, at) {
+        return turn.ignore(Reason::Duplicate);
+    }
+    confirm_if_suspect(state, record, turn, Rule::AlarmCounted)
+}
+
+/// More weight, or the end of a grace, may confirm what the vantages saw already.
+fn confirm_if_suspect(state: &State, record: &mut Record, turn: &mut Turn, otherwise: Rule) -> Next {
+    match state {
+        State::Suspect { .. } => confirm(record, turn, otherwise),
+        State::Healthy
+        | State::ConfirmedDown { .. }
+        | State::Promoting { .. }
+        | State::Rerouting { .. }
+        | State::Stable { .. } => turn.updated(otherwise),
+    }
+}

@@ -1,0 +1,564 @@
+//! What every state shares: taking evidence and results in, asking for effects, claims, holds, episodes.
+
+use crate::evidence::Intake;
+use crate::guards::Target;
+use crate::machine::Next;
+use crate::{
+    Assessment, Claim, ClaimToken, Configured, ControllerId, Decision, DualWriter, Effect, EffectId, EffectResult,
+    EpisodeId, EpisodeKind, EpisodeOutcome, Event, Grace, GuardResult, Hold, HoldReason, How, Outcome, Pending, Probe,
+    Question, Reason, Record, RecordChange, Region, Report, Rule, State, Timestamp, Verdict, deadline,
+};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use statig::Outcome::{Handled, Transition};
+
+/// What one step gathers.
+pub(crate) struct Turn {
+    pub(crate) now: Timestamp,
+    /// When the event happened.
+    pub(crate) at: Timestamp,
+    pub(crate) probe_ok: Option<bool>,
+    pub(crate) suspicious: bool,
+    /// A switchover that RDS did not carry out.
+    pub(crate) refused: bool,
+    pub(crate) done: Option<(Effect, Report)>,
+    pub(crate) verdict: Verdict,
+    pub(crate) guards: Vec<GuardResult>,
+    news: bool,
+    rule: Rule,
+    effects: Vec<EffectId>,
+    claimed: Vec<EffectId>,
+    answer: Option<String>,
+    closed: Option<(EpisodeId, EpisodeOutcome)>,
+}
+
+impl Turn {
+    pub(crate) fn new(now: Timestamp, at: Timestamp) -> Self {
+        Self {
+            now,
+            at,
+            probe_ok: None,
+            suspicious: false,
+            refused: false,
+            done: None,
+            verdict: Verdict::Noted,
+            guards: Vec::new(),
+            news: false,
+            rule: Rule::EvidenceNoted,
+            effects: Vec::new(),
+            claimed: Vec::new(),
+            answer: None,
+            closed: None,
+        }
+    }
+
+    pub(crate) fn decide(self, record: Record) -> Decision {
+        Decision {
+            record,
+            verdict: self.verdict,
+            rule: self.rule,
+            guards: self.guards,
+            effects: self.effects,
+            claimed: self.claimed,
+            answer: self.answer,
+            closed: self.closed,
+        }
+    }
+
+    // ---- taking in -------------------------------------------------------------------------------------------
+
+    /// Evidence and results are taken in before any state sees them; false when there is nothing left to decide.
+    pub(crate) fn take_in(&mut self, record: &mut Record, event: &Event) -> bool {
+        match event {
+            Event::Probe(probe) => self.take_probe(record, probe),
+            Event::Result(result) => self.settle(record, result),
+            Event::Claim(_) | Event::Configured(_) | Event::Command(_) | Event::Rds(_) | Event::Alarm(_) => true,
+            Event::Tick => !self.end_pause(record),
+        }
+    }
+
+    fn take_probe(&mut self, record: &mut Record, probe: &Probe) -> bool {
+        let outage_began_at = record.episode.as_ref().map(|episode| episode.began_at);
+        let evidence = &mut record.evidence;
+        let vantages_before = evidence.tracks.len();
+        let intake = evidence.take(probe, self.at, &record.config, &record.primary, self.now, outage_began_at);
+        self.news = evidence.tracks.len() != vantages_before || intake == Intake::FirstLag;
+        if intake != Intake::SecondWriter && record.dual_writer.as_ref().is_some_and(|d| d.region == probe.target) {
+            record.dual_writer = None;
+            self.updated(Rule::DualWriterGone);
+            return false;
+        }
+        match intake {
+            Intake::Ok => self.probe_ok = Some(true),
+            Intake::Failed { suspicious } => {
+                self.probe_ok = Some(false);
+                self.suspicious = suspicious;
+            }
+            Intake::FirstLag => return false,
+            Intake::SecondWriter => {
+                self.second_writer(record, &probe.target);
+                return false;
+            }
+            Intake::Ignored(reason) => {
+                self.ignore(reason);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A member commits that is not the primary. The target of a promotion is about to, and late probes may tell of
+    /// the time when it still was the primary.
+    fn second_writer(&mut self, record: &mut Record, region: &Region) {
+        let expected = matches!(&record.state, State::Promoting { target, .. } if target == region);
+        if expected || record.dual_writer.is_some() || self.at <= record.primary_since {
+            self.ignore(Reason::NotThePrimary);
+            return;
+        }
+        record.dual_writer = Some(DualWriter { region: region.clone(), since: self.at });
+        self.updated(Rule::DualWriter);
+        self.announce(record, "dual-writer", "dual-writer");
+    }
+
+    /// Takes a result in; true when the effect is done and the state must be told.
+    fn settle(&mut self, record: &mut Record, result: &EffectResult) -> bool {
+        let now = self.now;
+        let policy = &record.config.policy;
+        let Some(index) = record.pending.iter().position(|p| p.id == result.effect) else {
+            self.ignore(Reason::UnknownEffect);
+            return false;
+        };
+        let pending = &mut record.pending[index];
+        if pending.claim.as_ref().is_none_or(|claim| claim.token != result.token) {
+            self.ignore(Reason::LateResult);
+            return false;
+        }
+        let (detail, refused) = match &result.outcome {
+            Outcome::Done { report } if answers(&pending.effect, report) => {
+                let pending = record.pending.remove(index);
+                self.done = Some((pending.effect, report.clone()));
+                return true;
+            }
+            Outcome::Done { .. } => ("the answer does not fit the effect", true),
+            Outcome::InProgress { detail } => {
+                pending.not_before = now.plus_ms(policy.retry_ms);
+                (detail.as_str(), false)
+            }
+            Outcome::Retry { detail } | Outcome::Unknown { detail } => {
+                pending.attempts = pending.attempts.saturating_add(1);
+                let backoff_ms = policy.retry_ms.saturating_mul(1 << pending.attempts.min(16));
+                pending.not_before = now.plus_ms(backoff_ms.min(policy.retry_max_ms));
+                (detail.as_str(), false)
+            }
+            Outcome::Refused { detail } => {
+                pending.attempts = pending.attempts.saturating_add(1);
+                (detail.as_str(), true)
+            }
+        };
+        pending.claim = None;
+        if now < pending.deadline && !refused {
+            self.updated(Rule::EffectRetried);
+            return false;
+        }
+        pending.not_before = now.plus_ms(policy.retry_max_ms);
+        let look_again_at = pending.not_before;
+        let detail = format!("{}: {detail}", pending.effect.name());
+        self.ran_out(record, index, refused, detail, look_again_at)
+    }
+
+    /// An effect was refused by the world, or is overdue: held and looked at again, or let go. Never silent.
+    fn ran_out(
+        &mut self,
+        record: &mut Record,
+        index: usize,
+        refused: bool,
+        detail: String,
+        again_at: Timestamp,
+    ) -> bool {
+        let (reason, release) = match (&record.pending[index].effect, refused) {
+            (Effect::Announce { .. }, _) => {
+                record.pending.remove(index);
+                self.updated(Rule::Announced);
+                return false;
+            }
+            (Effect::Assess { question: Question::WhoIsDown | Question::IsWhole }, _) => {
+                record.pending.remove(index);
+                self.updated(Rule::Assessed);
+                return false;
+            }
+            (Effect::Assess { question: Question::MaySwitchOver }, _) => {
+                record.pending.remove(index);
+                self.close(record, EpisodeOutcome::Cancelled);
+                self.updated(Rule::SwitchoverFailed);
+                self.announce(record, "switchover", "cancelled");
+                return false;
+            }
+            (Effect::FailOverInRegion { .. }, _) => {
+                record.pending.remove(index);
+                self.updated(Rule::EffectHeld);
+                self.announce(record, "failover-in-region", "refused");
+                return false;
+            }
+            // Only a look that found the old primary writing, and nothing running, refuses a switchover.
+            (Effect::Promote { how: How::Switchover, .. }, true) => {
+                record.pending.remove(index);
+                self.refused = true;
+                self.say(detail);
+                return true;
+            }
+            (Effect::Assess { question: Question::MayFailOver }, _) => {
+                (HoldReason::AssessOverdue, "nothing to do: RDS is asked again; check the controller's access to it")
+            }
+            (Effect::Promote { .. }, true) => {
+                (HoldReason::PromoteRefused, "look at the global cluster in RDS; acknowledge to take over by hand")
+            }
+            (Effect::Promote { .. }, false) => {
+                (HoldReason::PromoteOverdue, "look at the global cluster in RDS; acknowledge to take over by hand")
+            }
+            (Effect::Reroute { .. }, true) => (HoldReason::RerouteRefused, "point the public name at the new writer"),
+            (Effect::Reroute { .. }, false) => (HoldReason::RerouteOverdue, "point the public name at the new writer"),
+            (Effect::Verify { .. }, true) => (HoldReason::VerifyRefused, "look at what the public name answers"),
+            (Effect::Verify { .. }, false) => (HoldReason::VerifyOverdue, "look at what the public name answers"),
+        };
+        self.hold(record, reason, detail, release, again_at);
+        self.updated(Rule::EffectHeld);
+        false
+    }
+
+    /// At its end a pause is forgotten, and evidence starts from zero; true when that was what the tick was for.
+    fn end_pause(&mut self, record: &mut Record) -> bool {
+        if record.paused.as_ref().is_none_or(|pause| self.now < pause.until) {
+            return false;
+        }
+        self.resume(record);
+        self.updated(Rule::PauseEnded);
+        true
+    }
+
+    /// Evidence from before or during a pause decides nothing after it.
+    pub(crate) fn resume(&mut self, record: &mut Record) {
+        record.paused = None;
+        record.evidence.reset();
+        if let Some(hold) = &mut record.hold {
+            hold.deadline = self.now;
+        }
+    }
+
+    /// Sight is judged after every event, in every state; quiet evidence is stored once in a while.
+    pub(crate) fn look(&mut self, record: &mut Record) {
+        let blind = record.evidence.is_blind(&record.config.policy, self.now);
+        let changed = blind != record.blind || self.news;
+        record.blind = blind;
+        if changed && !self.verdict.is_durable() {
+            self.updated(Rule::SightChanged);
+        } else if self.verdict == Verdict::Noted
+            && self.now.since_ms(record.heartbeat_at) >= record.config.policy.heartbeat_ms
+        {
+            self.updated(Rule::Heartbeat);
+        }
+    }
+
+    // ---- answering -------------------------------------------------------------------------------------------
+
+    pub(crate) fn go(&mut self, rule: Rule, next: State) -> Next {
+        self.rule = rule;
+        Transition(next)
+    }
+
+    pub(crate) fn updated(&mut self, rule: Rule) -> Next {
+        self.rule = rule;
+        self.verdict = Verdict::Updated;
+        Handled
+    }
+
+    pub(crate) fn noted(&mut self) -> Next {
+        Handled
+    }
+
+    pub(crate) fn ignore(&mut self, reason: Reason) -> Next {
+        self.rule = Rule::Ignored;
+        self.verdict = Verdict::Ignored { reason };
+        Handled
+    }
+
+    /// Tells the operator; the sentence is kept in history.
+    pub(crate) fn say(&mut self, answer: impl Into<String>) {
+        self.answer = Some(answer.into());
+    }
+
+    /// Refuses a command with a sentence that says why and what is possible.
+    pub(crate) fn refuse(&mut self, why: impl Into<String>) -> Next {
+        self.say(why);
+        self.updated(Rule::CommandRefused)
+    }
+
+    // ---- effects ---------------------------------------------------------------------------------------------
+
+    /// Asks for an effect.
+    pub(crate) fn issue(&mut self, record: &mut Record, effect: Effect, deadline: Timestamp) -> EffectId {
+        record.effects_issued = record.effects_issued.next();
+        let id = record.effects_issued;
+        record.pending.push(Pending {
+            id,
+            effect,
+            issued_at: self.now,
+            not_before: self.now,
+            deadline,
+            attempts: 0,
+            claim: None,
+            ever_claimed: false,
+        });
+        self.effects.push(id);
+        id
+    }
+
+    pub(crate) fn assess(&mut self, record: &mut Record, question: Question) {
+        record.drop_assess();
+        let deadline = self.now.plus_ms(record.config.policy.assess_deadline_ms);
+        self.issue(record, Effect::Assess { question }, deadline);
+    }
+
+    /// Tells pagers: a transition, or something that stands beside the state.
+    pub(crate) fn announce(&mut self, record: &mut Record, from: &str, to: &str) {
+        let reason = match &record.hold {
+            Some(hold) if from == "hold" => format!("{}; to go on: {}", hold.detail, hold.release),
+            _ => self.rule.sentence().to_string(),
+        };
+        let effect = Effect::Announce { from: from.into(), to: to.into(), reason, primary: record.primary.clone() };
+        let deadline = self.now.plus_ms(record.config.policy.announce_deadline_ms);
+        self.issue(record, effect, deadline);
+    }
+
+    /// Gives the claimant every effect that is due.
+    pub(crate) fn claim_due(&mut self, record: &mut Record, by: &ControllerId) -> Next {
+        let due: Vec<EffectId> = deadline::due_effects(record, self.now).map(|p| p.id).collect();
+        if due.is_empty() {
+            return self.ignore(Reason::NothingDue);
+        }
+        let expires_at = self.now.plus_ms(record.config.policy.claim_ttl_ms);
+        for pending in record.pending.iter_mut().filter(|p| due.contains(&p.id)) {
+            record.tokens_issued = record.tokens_issued.next();
+            let token: ClaimToken = record.tokens_issued;
+            pending.claim = Some(Claim { token, by: by.clone(), expires_at });
+            pending.ever_claimed = true;
+        }
+        self.claimed = due;
+        self.updated(Rule::Claimed)
+    }
+
+    /// The answer of RDS, if that is what came.
+    pub(crate) fn take_assessment(&mut self, question: Option<Question>) -> Option<Assessment> {
+        match self.done.take() {
+            Some((Effect::Assess { question: asked }, Report::Assessed(assessment)))
+                if question.is_none_or(|question| question == asked) =>
+            {
+                Some(assessment)
+            }
+            other => {
+                self.done = other;
+                None
+            }
+        }
+    }
+
+    pub(crate) fn result_for_no_state(&mut self, record: &mut Record) -> Next {
+        if let Some(assessment) = self.take_assessment(None) {
+            if let Some(episode) = &mut record.episode {
+                episode.assessment = Some(assessment);
+            }
+            return self.updated(Rule::Assessed);
+        }
+        match self.done.take() {
+            Some((Effect::Announce { .. }, _)) => self.updated(Rule::Announced),
+            Some((Effect::FailOverInRegion { .. }, _)) => {
+                self.begin_grace(record);
+                self.updated(Rule::InRegionFailover)
+            }
+            // An effect of a state that was left since; what it did stands in its own history row.
+            _ => self.updated(Rule::EffectRetried),
+        }
+    }
+
+    // ---- holds and grace -------------------------------------------------------------------------------------
+
+    /// Holds, and says so once per reason.
+    pub(crate) fn hold(
+        &mut self,
+        record: &mut Record,
+        reason: HoldReason,
+        detail: String,
+        release: &str,
+        deadline: Timestamp,
+    ) {
+        let since = record.hold.as_ref().filter(|hold| hold.reason == reason).map(|hold| hold.since);
+        let hold = Hold { reason, detail, release: release.into(), since: since.unwrap_or(self.now), deadline };
+        record.hold = Some(hold);
+        if since.is_none() {
+            self.announce(record, "hold", "hold");
+        }
+    }
+
+    /// An in-region failover lengthens the window, but never by more than twice its bound.
+    pub(crate) fn begin_grace(&mut self, record: &mut Record) {
+        let grace_ms = record.config.policy.in_region_grace_ms;
+        let since = record.grace.as_ref().map_or(self.now, |grace| grace.since);
+        let until = self.now.plus_ms(grace_ms).min(since.plus_ms(grace_ms.saturating_mul(2)));
+        record.grace = Some(Grace { since, until });
+    }
+
+    // ---- episodes --------------------------------------------------------------------------------------------
+
+    /// The primary is well, or nothing was done and nothing shall be: back to watching.
+    pub(crate) fn back_to_healthy(&mut self, record: &mut Record, rule: Rule, outcome: EpisodeOutcome) -> Next {
+        record.pending.retain(|p| matches!(p.effect, Effect::Announce { .. } | Effect::FailOverInRegion { .. }));
+        self.close(record, outcome);
+        self.go(rule, State::Healthy)
+    }
+
+    pub(crate) fn avert(&mut self, record: &mut Record, rule: Rule) -> Next {
+        record.evidence.outvote_failing();
+        record.grace = None;
+        self.back_to_healthy(record, rule, EpisodeOutcome::Averted)
+    }
+
+    /// Nothing was done; whatever is true must show itself in fresh evidence.
+    pub(crate) fn cancel(&mut self, record: &mut Record, rule: Rule) -> Next {
+        self.cancel_as(record, rule, EpisodeOutcome::Cancelled)
+    }
+
+    pub(crate) fn cancel_as(&mut self, record: &mut Record, rule: Rule, outcome: EpisodeOutcome) -> Next {
+        record.evidence.reset();
+        record.grace = None;
+        self.back_to_healthy(record, rule, outcome)
+    }
+
+    pub(crate) fn close(&mut self, record: &mut Record, outcome: EpisodeOutcome) {
+        record.hold = None;
+        self.closed = record.episode.take().map(|episode| (episode.id, outcome));
+        if let Some(config) = record.next_config.take() {
+            record.config = config;
+            record.forget_unconfigured();
+        }
+    }
+
+    /// The promotion was decided and never claimed: decide anew, from the evidence.
+    pub(crate) fn take_promotion_back(&mut self, record: &mut Record) -> Next {
+        let planned = record.episode.as_ref().is_some_and(|episode| episode.kind != EpisodeKind::Failover);
+        record.pending.retain(|p| !matches!(p.effect, Effect::Promote { .. }));
+        if planned {
+            return self.cancel(record, Rule::CancelledBeforeClaim);
+        }
+        self.assess(record, Question::WhoIsDown);
+        self.go(Rule::CancelledBeforeClaim, State::Suspect { since: self.now })
+    }
+
+    /// All guards passed.
+    pub(crate) fn promote(&mut self, record: &mut Record, target: Target, how: How, rule: Rule) -> Next {
+        let Some(primary) = record.primary_member() else { return self.updated(Rule::GuardRefused) };
+        let from = primary.arn.clone();
+        record.hold = None;
+        record.grace = None;
+        record.drop_assess();
+        if let Some(episode) = &mut record.episode {
+            episode.decided_at = Some(self.now);
+            episode.rpo_bound_ms = target.rpo_bound_ms;
+        }
+        let deadline = self.now.plus_ms(record.config.policy.promote_deadline_ms);
+        let region = target.region.clone();
+        let epoch = record.epoch;
+        self.issue(record, Effect::Promote { how, from, to: target.arn, region, epoch }, deadline);
+        self.go(rule, State::Promoting { since: self.now, target: target.region })
+    }
+
+    pub(crate) fn reconfigure(&mut self, record: &mut Record, configured: &Configured) -> Next {
+        let newest = record.next_config.as_ref().unwrap_or(&record.config);
+        if newest.hash == configured.config.hash && record.mode == configured.mode {
+            return self.ignore(Reason::SameConfig);
+        }
+        record.mode = configured.mode;
+        if record.episode.is_some() {
+            record.next_config = Some(configured.config.clone());
+        } else {
+            record.config = configured.config.clone();
+            record.forget_unconfigured();
+        }
+        self.mode_changed(record);
+        self.updated(Rule::Reconfigured)
+    }
+
+    /// Another mode may release a hold at once.
+    pub(crate) fn mode_changed(&self, record: &mut Record) {
+        if let Some(hold) = &mut record.hold {
+            hold.deadline = self.now;
+        }
+    }
+}
+
+impl Record {
+    /// The assessment that is not answered yet.
+    pub(crate) fn pending_assess(&self) -> Option<&Pending> {
+        self.pending.iter().find(|p| matches!(p.effect, Effect::Assess { .. }))
+    }
+
+    pub(crate) fn drop_assess(&mut self) {
+        self.pending.retain(|p| !matches!(p.effect, Effect::Assess { .. }));
+    }
+
+    /// Has the promotion never been claimed, so that it can still be taken back?
+    pub(crate) fn promotion_unclaimed(&self) -> bool {
+        self.pending.iter().any(|p| matches!(p.effect, Effect::Promote { .. }) && !p.ever_claimed)
+    }
+
+    /// What the configuration does not name any more has no say, and takes no room.
+    fn forget_unconfigured(&mut self) {
+        let Self { config, evidence, .. } = self;
+        evidence.tracks.retain(|vantage, _| config.policy.vantages.contains(vantage));
+        evidence.alarms.retain(|name, _| config.alarms.iter().any(|alarm| alarm.name == *name));
+        evidence.lag.retain(|region, _| config.member(region).is_some());
+    }
+
+    /// The swaps that make the public names follow the writer from the primary to `target`.
+    pub(crate) fn route_changes(&self, target: &Region) -> Vec<RecordChange> {
+        let (Some(from), Some(to)) = (self.primary_member(), self.config.member(target)) else {
+            return Vec::new();
+        };
+        let change = |route: &crate::Route| RecordChange {
+            zone: route.zone.clone(),
+            name: route.name.clone(),
+            ttl_s: route.ttl_s,
+            from: from.endpoint.clone(),
+            to: to.endpoint.clone(),
+        };
+        self.config.routes.iter().map(change).collect()
+    }
+
+    /// Is the primary the writer, and does at least one available secondary replicate from it?
+    pub(crate) fn is_whole(&self, assessment: &Assessment) -> bool {
+        let primary = self.primary_member().and_then(|m| assessment.member(&m.arn));
+        let secondary = assessment.members.iter().any(|m| {
+            !m.writer
+                && m.synchronization.as_deref() == Some("connected")
+                && m.cluster.as_ref().is_some_and(|c| c.status == "available" && c.instances > 0)
+        });
+        primary.is_some_and(|p| p.writer) && secondary && assessment.failover.is_none()
+    }
+}
+
+/// Is this the kind of report that the effect asks for?
+const fn answers(effect: &Effect, report: &Report) -> bool {
+    match effect {
+        Effect::Assess { .. } => matches!(report, Report::Assessed(_)),
+        Effect::Promote { .. } => matches!(report, Report::Promoted { .. }),
+        Effect::FailOverInRegion { .. } => matches!(report, Report::FailingOverInRegion),
+        Effect::Reroute { .. } => matches!(report, Report::Rerouted { .. }),
+        Effect::Verify { .. } => matches!(report, Report::Verified { .. }),
+        Effect::Announce { .. } => matches!(report, Report::Announced),
+    }
+}
+
+/// A guard's inputs as one line.
+pub(crate) fn describe(result: &GuardResult) -> String {
+    let inputs: Vec<String> = result.inputs.iter().map(|i| format!("{} {}", i.name, i.value)).collect();
+    inputs.join(", ")
+}
