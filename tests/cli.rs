@@ -59,3 +59,8 @@ fn an_unknown_vantage_is_refused_before_it_probes_in_vain() {
     let error = error_of(&["canary", "--config", example, "--vantage", "mars"]);
     assert!(error.contains("mars") && error.contains("vantages"), "{error}");
 }
+
+#[test]
+fn diagram_prints_the_table_that_is_in_the_repository() {
+    assert_eq!(help(&["diagram"]), include_str!("../statemachine/transitions.md"));
+}

@@ -91,6 +91,8 @@ enum Command {
         #[arg(long, default_value_t = 50, value_name = "N")]
         limit: usize,
     },
+    /// Print the transition table and the state diagram (Markdown with Mermaid).
+    Diagram,
     /// A two-region AWS on this machine, on real PostgreSQL and DNS, to kill a region and watch.
     #[cfg(feature = "lab")]
     Lab(aurora_failover_lab::cli::Lab),
@@ -185,6 +187,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::History { file, output, cluster, limit } => {
             history::run(&file.load()?, output.output, cluster, limit).await
         }
+        Command::Diagram => show(statemachine::diagram::markdown().trim_end()),
         #[cfg(feature = "lab")]
         Command::Lab(_) => bail!("the lab starts its own runtime"),
     }

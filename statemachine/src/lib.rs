@@ -19,6 +19,7 @@ mod commands;
 mod config;
 mod deadline;
 mod decision;
+pub mod diagram;
 mod effect;
 mod event;
 mod evidence;

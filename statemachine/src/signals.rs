@@ -58,6 +58,10 @@ pub(crate) fn rds(state: &State, record: &mut Record, turn: &mut Turn, event: &R
             turn.assess(record, Question::WhoIsDown);
             turn.updated(Rule::RdsHint)
         }
+        (Hint::WriterMoves, State::ConfirmedDown { .. }) if record.pending_assess().is_none() => {
+            turn.assess(record, Question::MayFailOver);
+            turn.updated(Rule::RdsHint)
+        }
         (Hint::WriterMoves, State::Promoting { .. }) => {
             let mut hurried = false;
             for pending in record.pending.iter_mut().filter(|p| p.claim.is_none() && p.not_before > turn.now) {
