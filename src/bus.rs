@@ -9,6 +9,9 @@ use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 /// `source` of probes.
 pub const CANARY_SOURCE: &str = "aurora-failover.canary";
 
+/// `source` of operators' commands.
+pub const OPERATOR_SOURCE: &str = "aurora-failover.operator";
+
 /// `source` of announcements.
 pub const CONTROLLER_SOURCE: &str = "aurora-failover.controller";
 

@@ -25,6 +25,10 @@ pub struct Settings {
     pub event_bus: String,
     /// SQS queue that the bus feeds.
     pub queue: String,
+    /// EventBridge bus for operators' commands: its policy decides who may give them.
+    pub operator_bus: String,
+    /// SQS queue that the operator bus feeds.
+    pub operator_queue: String,
     /// SQS queue for messages that cannot be used.
     pub dead_letter_queue: String,
     /// How AWS calls are made.
@@ -160,6 +164,10 @@ struct File {
     event_bus: String,
     #[serde(default = "default_queue")]
     queue: String,
+    #[serde(default)]
+    operator_bus: Option<String>,
+    #[serde(default)]
+    operator_queue: Option<String>,
     #[serde(default)]
     dead_letter_queue: Option<String>,
     #[serde(default)]
@@ -437,6 +445,8 @@ impl Check {
         Settings {
             region: Region(file.region),
             table: file.table,
+            operator_bus: file.operator_bus.unwrap_or_else(|| format!("{}-operator", file.event_bus)),
+            operator_queue: file.operator_queue.unwrap_or_else(|| format!("{}-operator", file.queue)),
             event_bus: file.event_bus,
             dead_letter_queue: file.dead_letter_queue.unwrap_or_else(|| format!("{}-dead-letters", file.queue)),
             queue: file.queue,

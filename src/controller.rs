@@ -43,18 +43,26 @@ const INBOX_MAX: usize = 256;
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs every configured cluster until `stop`, then lets running effects end for a few seconds.
-pub async fn run(settings: Settings, store: Arc<dyn Store>, world: World, inbox: Inbox, stop: CancellationToken) {
+pub async fn run(
+    settings: Settings,
+    store: Arc<dyn Store>,
+    world: World,
+    inboxes: Vec<Inbox>,
+    stop: CancellationToken,
+) {
     let id = ControllerId(format!("controller-{}", Uuid::new_v4().simple()));
     info!(controller = %id, clusters = settings.clusters.len(), "started");
-    let mut inboxes: HashMap<ClusterId, mpsc::Sender<Delivery>> = HashMap::new();
+    let mut routes: HashMap<ClusterId, mpsc::Sender<Delivery>> = HashMap::new();
     let mut clusters = JoinSet::new();
     for cluster in settings.clusters {
         let (sender, deliveries) = mpsc::channel(INBOX_MAX);
-        inboxes.insert(cluster.id.clone(), sender);
+        routes.insert(cluster.id.clone(), sender);
         let task = ClusterTask::new(cluster, id.clone(), Arc::clone(&store), world.clone());
         clusters.spawn(task.run(deliveries, stop.clone()));
     }
-    inbox.run(move |cluster| inboxes.get(cluster).cloned(), stop).await;
+    let route = |cluster: &ClusterId| routes.get(cluster).cloned();
+    futures::future::join_all(inboxes.into_iter().map(|inbox| inbox.run(route, stop.clone()))).await;
+    drop(routes);
     while let Some(ended) = clusters.join_next().await {
         if let Err(error) = ended {
             error!(%error, "a cluster's task panicked");

@@ -5,10 +5,13 @@
 
 use crate::clock;
 use serde::{Deserialize, Serialize};
-use statemachine::{ClusterId, Envelope, Event, EventId, Probe};
+use statemachine::{ClusterId, Command, Envelope, Event, EventId, Probe};
 
 /// `detail-type` of a probe.
 pub const PROBE_DETAIL_TYPE: &str = "Probe Result";
+
+/// `detail-type` of an operator's command.
+pub const COMMAND_DETAIL_TYPE: &str = "Operator Command";
 
 /// `detail-type` of an announcement.
 pub const TRANSITION_DETAIL_TYPE: &str = "Failover Transition";
@@ -18,6 +21,15 @@ const DETAIL_VERSION: u32 = 1;
 
 /// Longest message that is looked at, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Where a message came from: commands count only from the operators' own queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// The queue of probes.
+    Evidence,
+    /// The queue of commands.
+    Operator,
+}
 
 /// Why a message cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +49,12 @@ pub enum Refusal {
         /// The source.
         found: String,
         /// What it sent.
+        detail_type: String,
+    },
+    /// Came by the wrong queue.
+    #[error("{detail_type} is not taken from this queue")]
+    WrongQueue {
+        /// What came.
         detail_type: String,
     },
     /// Nothing that the machine knows.
@@ -75,34 +93,67 @@ struct ProbeDetail {
     probe: Probe,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct CommandDetail {
+    version: u32,
+    cluster: ClusterId,
+    at: String,
+    command: Command,
+}
+
 /// Reads one message.
 ///
 /// # Errors
 /// Why it cannot be used.
-pub fn decode(body: &str) -> Result<(ClusterId, Envelope), Refusal> {
+pub fn decode(body: &str, channel: Channel) -> Result<(ClusterId, Envelope), Refusal> {
     if body.len() > MESSAGE_BYTES_MAX {
         return Err(Refusal::TooLong { bytes: body.len() });
     }
     let outer: Outer = serde_json::from_str(body).map_err(|e| Refusal::NotAnEnvelope(e.to_string()))?;
-    match outer.detail_type.as_str() {
-        PROBE_DETAIL_TYPE if outer.source == crate::bus::CANARY_SOURCE => decode_probe(outer),
-        PROBE_DETAIL_TYPE => Err(Refusal::ForgedSource { found: outer.source, detail_type: outer.detail_type }),
-        _ => Err(Refusal::UnknownKind(outer.detail_type)),
+    let (source, expected) = match outer.detail_type.as_str() {
+        PROBE_DETAIL_TYPE => (crate::bus::CANARY_SOURCE, Channel::Evidence),
+        COMMAND_DETAIL_TYPE => (crate::bus::OPERATOR_SOURCE, Channel::Operator),
+        _ => return Err(Refusal::UnknownKind(outer.detail_type)),
+    };
+    if outer.source != source {
+        return Err(Refusal::ForgedSource { found: outer.source, detail_type: outer.detail_type });
+    }
+    if channel != expected {
+        return Err(Refusal::WrongQueue { detail_type: outer.detail_type });
+    }
+    match expected {
+        Channel::Evidence => {
+            let detail: ProbeDetail = read_detail(&outer)?;
+            let probe = detail.probe;
+            let id = format!("{}/{}/{}/{}", probe.vantage, probe.incarnation, probe.target, probe.sequence);
+            Ok((detail.cluster, envelope(&outer, id, &detail.at, Event::Probe(probe))?))
+        }
+        Channel::Operator => {
+            let detail: CommandDetail = read_detail(&outer)?;
+            let id = format!("command/{}", detail.command.nonce);
+            Ok((detail.cluster, envelope(&outer, id, &detail.at, Event::Command(detail.command))?))
+        }
     }
 }
 
-fn decode_probe(outer: Outer) -> Result<(ClusterId, Envelope), Refusal> {
-    let bad = |reason: String| Refusal::BadDetail { detail_type: PROBE_DETAIL_TYPE.into(), reason };
+fn bad(outer: &Outer, reason: String) -> Refusal {
+    Refusal::BadDetail { detail_type: outer.detail_type.clone(), reason }
+}
+
+/// The detail, if it has our version and exactly the published fields.
+fn read_detail<T: serde::de::DeserializeOwned>(outer: &Outer) -> Result<T, Refusal> {
     match outer.detail.get("version").and_then(serde_json::Value::as_u64) {
         Some(found) if found != u64::from(DETAIL_VERSION) => return Err(Refusal::UnknownVersion { found }),
         Some(_) => {}
-        None => return Err(bad("version is missing".into())),
+        None => return Err(bad(outer, "version is missing".into())),
     }
-    let detail: ProbeDetail = serde_json::from_value(outer.detail).map_err(|e| bad(e.to_string()))?;
-    let at = clock::parse_rfc3339(&detail.at).ok_or_else(|| bad(format!("at {:?} is not RFC 3339", detail.at)))?;
-    let probe = detail.probe;
-    let id = EventId(format!("{}/{}/{}/{}", probe.vantage, probe.incarnation, probe.target, probe.sequence));
-    Ok((detail.cluster, Envelope { id, at, event: Event::Probe(probe) }))
+    T::deserialize(&outer.detail).map_err(|error| bad(outer, error.to_string()))
+}
+
+fn envelope(outer: &Outer, id: String, at: &str, event: Event) -> Result<Envelope, Refusal> {
+    let at = clock::parse_rfc3339(at).ok_or_else(|| bad(outer, format!("at {at:?} is not RFC 3339")))?;
+    Ok(Envelope { id: EventId(id), at, event })
 }
 
 /// The `detail` of a probe.
@@ -111,6 +162,14 @@ pub fn probe_detail(cluster: &ClusterId, at: statemachine::Timestamp, probe: &Pr
     let detail =
         ProbeDetail { version: DETAIL_VERSION, cluster: cluster.clone(), at: clock::rfc3339(at), probe: probe.clone() };
     serde_json::to_string(&detail).expect("a probe is plain data")
+}
+
+/// The `detail` of a command.
+#[must_use]
+pub fn command_detail(cluster: &ClusterId, at: statemachine::Timestamp, command: &Command) -> String {
+    let (cluster, command) = (cluster.clone(), command.clone());
+    let detail = CommandDetail { version: DETAIL_VERSION, cluster, at: clock::rfc3339(at), command };
+    serde_json::to_string(&detail).expect("a command is plain data")
 }
 
 /// The `detail` of an announcement.
@@ -130,7 +189,7 @@ pub fn transition_detail(cluster: &ClusterId, from: &str, to: &str, reason: &str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use statemachine::{ProbeOutcome, SelfCheck, Timestamp};
+    use statemachine::{Epoch, Order, ProbeOutcome, SelfCheck, Timestamp};
 
     fn probe() -> Probe {
         Probe {
@@ -153,11 +212,30 @@ mod tests {
     fn a_probe_survives_the_round_trip() {
         let detail = probe_detail(&"orders".into(), Timestamp(1_000_123), &probe());
         let (cluster, envelope) =
-            decode(&message(crate::bus::CANARY_SOURCE, PROBE_DETAIL_TYPE, &detail)).expect("it is ours");
+            decode(&message(crate::bus::CANARY_SOURCE, PROBE_DETAIL_TYPE, &detail), Channel::Evidence)
+                .expect("it is ours");
         assert_eq!(cluster.as_str(), "orders");
         assert_eq!(envelope.at, Timestamp(1_000_123));
         assert_eq!(envelope.id.as_str(), "witness/run-1/us-east-1/7");
         assert_eq!(envelope.event, Event::Probe(probe()));
+    }
+
+    #[test]
+    fn a_command_counts_only_from_the_operators_queue() {
+        let command = Command {
+            actor: "alice".into(),
+            reason: "drill".into(),
+            expected_epoch: Epoch(3),
+            expires_at: Timestamp(2_000_000),
+            nonce: "n-1".into(),
+            order: Order::Approve { allow_data_loss: true },
+        };
+        let detail = command_detail(&"orders".into(), Timestamp(1_000_000), &command);
+        let body = message(crate::bus::OPERATOR_SOURCE, COMMAND_DETAIL_TYPE, &detail);
+        let (_, envelope) = decode(&body, Channel::Operator).expect("it is ours");
+        assert_eq!(envelope.event, Event::Command(command));
+        let refusal = decode(&body, Channel::Evidence).expect_err("the canary's queue is not for commands");
+        assert!(matches!(refusal, Refusal::WrongQueue { .. }), "{refusal}");
     }
 
     #[test]
@@ -174,7 +252,7 @@ mod tests {
             (message(ours, PROBE_DETAIL_TYPE, "{}"), "version is missing"),
         ];
         for (body, reason) in cases {
-            let refusal = decode(&body).expect_err("it must be refused").to_string();
+            let refusal = decode(&body, Channel::Evidence).expect_err("it must be refused").to_string();
             assert!(refusal.contains(reason), "{refusal:?} should say {reason:?}");
         }
     }

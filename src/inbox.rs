@@ -4,7 +4,7 @@
 //! its reason. Order and copies do not matter here: the machine deals with both.
 
 use crate::aws::chain;
-use crate::envelope::{self, Refusal};
+use crate::envelope::{self, Channel, Refusal};
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
@@ -48,6 +48,7 @@ pub struct InboxError {
 #[derive(Debug, Clone)]
 pub struct Inbox {
     client: Client,
+    channel: Channel,
     queue_url: String,
     dead_letters_url: String,
 }
@@ -57,11 +58,11 @@ impl Inbox {
     ///
     /// # Errors
     /// When one of them does not exist or may not be read.
-    pub async fn open(sdk: &SdkConfig, queue: &str, dead_letters: &str) -> Result<Self, InboxError> {
+    pub async fn open(sdk: &SdkConfig, channel: Channel, queue: &str, dead_letters: &str) -> Result<Self, InboxError> {
         let client = Client::new(sdk);
         let queue_url = find_queue(&client, queue).await?;
         let dead_letters_url = find_queue(&client, dead_letters).await?;
-        Ok(Self { client, queue_url, dead_letters_url })
+        Ok(Self { client, channel, queue_url, dead_letters_url })
     }
 
     /// Receives until `stop`; `route` finds the cluster's inbox.
@@ -125,7 +126,7 @@ impl Inbox {
         deletes: &mpsc::Sender<String>,
     ) {
         let (Some(body), Some(receipt)) = (message.body, message.receipt_handle) else { return };
-        let (cluster, envelope) = match envelope::decode(&body) {
+        let (cluster, envelope) = match envelope::decode(&body, self.channel) {
             Ok(decoded) => decoded,
             Err(refusal) => return self.refuse(body, receipt, &refusal, deletes).await,
         };

@@ -1,9 +1,10 @@
-//! `aurora-failover init`: creates what the configuration names and is missing (table, bus, queues, rule).
+//! `aurora-failover init`: creates what the configuration names and is missing (table, buses, queues, rules).
 //! Safe to run twice. In production the CloudFormation templates do this; evaluation and the lab use this.
 
 use crate::aws::chain;
+use crate::bus::{CANARY_SOURCE, OPERATOR_SOURCE};
 use crate::config::Settings;
-use crate::envelope::PROBE_DETAIL_TYPE;
+use crate::envelope::{COMMAND_DETAIL_TYPE, PROBE_DETAIL_TYPE};
 use crate::store::{INDEXES, KEYS};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aws_config::SdkConfig;
@@ -30,10 +31,16 @@ pub async fn init(sdk: &SdkConfig, settings: &Settings, mut done: impl FnMut(Str
     done(format!("table {}", settings.table));
     let dead_letters = create_queue(sdk, &settings.dead_letter_queue, None).await?;
     done(format!("queue {}", settings.dead_letter_queue));
-    let queue = create_queue(sdk, &settings.queue, Some(&dead_letters.arn)).await?;
-    done(format!("queue {}", settings.queue));
-    create_bus_and_rule(sdk, settings, &queue).await.with_context(|| format!("bus {}", settings.event_bus))?;
-    done(format!("bus {} with rule {} to the queue", settings.event_bus, rule_name(settings)));
+    let paths = [
+        (&settings.event_bus, &settings.queue, CANARY_SOURCE, PROBE_DETAIL_TYPE),
+        (&settings.operator_bus, &settings.operator_queue, OPERATOR_SOURCE, COMMAND_DETAIL_TYPE),
+    ];
+    for (bus, queue, source, detail_type) in paths {
+        let made = create_queue(sdk, queue, Some(&dead_letters.arn)).await?;
+        done(format!("queue {queue}"));
+        create_bus_and_rule(sdk, bus, &made, source, detail_type).await.with_context(|| format!("bus {bus}"))?;
+        done(format!("bus {bus} with a rule to the queue"));
+    }
     Ok(())
 }
 
@@ -102,21 +109,16 @@ async fn create_queue(sdk: &SdkConfig, name: &str, dead_letters: Option<&str>) -
     Ok(Queue { arn: arn.clone(), url })
 }
 
-fn rule_name(settings: &Settings) -> String {
-    format!("{}-probes", settings.event_bus)
-}
-
-async fn create_bus_and_rule(sdk: &SdkConfig, settings: &Settings, queue: &Queue) -> Result<()> {
+async fn create_bus_and_rule(sdk: &SdkConfig, bus: &str, queue: &Queue, source: &str, detail_type: &str) -> Result<()> {
     let client = aws_sdk_eventbridge::Client::new(sdk);
-    let bus = &settings.event_bus;
     if let Err(error) = client.create_event_bus().name(bus).send().await {
         let exists = error.as_service_error().is_some_and(|e| e.is_resource_already_exists_exception());
         if !exists {
             bail!("CreateEventBus failed: {}", chain(&error));
         }
     }
-    let rule = rule_name(settings);
-    let pattern = serde_json::json!({ "source": [crate::bus::CANARY_SOURCE], "detail-type": [PROBE_DETAIL_TYPE] });
+    let rule = format!("{bus}-to-queue");
+    let pattern = serde_json::json!({ "source": [source], "detail-type": [detail_type] });
     let put = client.put_rule().name(&rule).event_bus_name(bus).event_pattern(pattern.to_string()).send().await;
     let rule_arn =
         put.map_err(|e| anyhow!("PutRule failed: {}", chain(&e)))?.rule_arn.context("PutRule gave no ARN")?;

@@ -129,6 +129,45 @@ fn nothing_of_a_lab_listens_beyond_loopback() {
     assert_gone(&dir);
 }
 
+#[test]
+fn an_operator_pauses_orders_and_is_answered() {
+    let _machine = alone();
+    let (mut lab, dir, environment) = start_with_environment();
+    let order = |arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(["override", "orders"]).args(arguments).args(["--reason", "test", "--actor", "alice", "--yes"]);
+        let output = command.envs(environment.clone()).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = order(&["pause", "--for", "10m"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = order(&["failover"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("paused by alice") && said.contains("resume first"), "{said}");
+    let (code, said) = order(&["resume"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = order(&["approve"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("nothing waits for an approval"), "{said}");
+    let (code, said) = order(&["failover"]);
+    assert_eq!(code, Some(0), "{said}");
+    let began = Instant::now();
+    loop {
+        let mut status = Command::new(BINARY);
+        let output = status.args(["status", "--output", "json"]).envs(environment.clone()).output().expect("it runs");
+        let shown: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        if shown[0]["record"]["state"]["name"] == "stable" {
+            assert_eq!(shown[0]["record"]["primary"], "us-west-2");
+            break;
+        }
+        assert!(began.elapsed() < GONE_WITHIN, "{shown:#}");
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
+    lab.kill().expect("it runs");
+    lab.wait().expect("it ends");
+    assert_gone(&dir);
+}
+
 /// System V segments, and PostgreSQL's POSIX ones.
 fn shared_memory() -> (usize, usize) {
     let system_v = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default().lines().count();
@@ -138,20 +177,32 @@ fn shared_memory() -> (usize, usize) {
 
 /// Starts a lab and waits until it says that it is up; gives its directory too.
 fn start_and_wait() -> (Child, PathBuf) {
+    let (lab, dir, _) = start_with_environment();
+    (lab, dir)
+}
+
+/// The same, with the environment that it says to export.
+fn start_with_environment() -> (Child, PathBuf, Vec<(String, String)>) {
     let mut lab = start(&[]);
     let mut lines = BufReader::new(lab.stdout.take().expect("piped")).lines();
-    let dir = loop {
+    let (mut dir, mut environment) = (PathBuf::new(), Vec::new());
+    loop {
         let Some(Ok(line)) = lines.next() else {
             let mut errors = String::new();
             let _best_effort = lab.stderr.take().expect("piped").read_to_string(&mut errors);
             panic!("the lab ended before it was up: {errors}");
         };
-        if let Some(dir) = line.strip_prefix("logs ") {
-            break PathBuf::from(dir.trim());
+        if let Some(path) = line.strip_prefix("logs ") {
+            dir = PathBuf::from(path.trim());
         }
-    };
+        let exported = line.strip_prefix("export ").and_then(|export| export.split_once('='));
+        environment.extend(exported.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        if line.ends_with(" status") {
+            break;
+        }
+    }
     // The reader goes away here: a lab must go on when nobody reads what it prints.
-    (lab, dir)
+    (lab, dir, environment)
 }
 
 /// Processes that have the directory in their command line or environment.

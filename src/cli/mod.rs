@@ -1,6 +1,7 @@
 //! The command line: what it accepts, and which module does it.
 
 mod history;
+mod override_;
 mod status;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,6 +10,7 @@ use aurora_failover::config::{self, Settings};
 use aurora_failover::database::Database;
 use aurora_failover::dns::Dns;
 use aurora_failover::effects::World;
+use aurora_failover::envelope::Channel;
 use aurora_failover::inbox::Inbox;
 use aurora_failover::rds::AwsRds;
 use aurora_failover::route53::AwsRoute53;
@@ -91,6 +93,11 @@ enum Command {
         #[arg(long, default_value_t = 50, value_name = "N")]
         limit: usize,
     },
+    /// Give an order to the machine: pause, approve, abort, failover, switchover …
+    ///
+    /// Shows what the record says, asks for confirmation, sends the order over the operator bus and waits for the
+    /// answer. Exits with 0 when it was carried out, 1 when it was refused, 3 when no answer came in time.
+    Override(override_::Override),
     /// Print the transition table and the state diagram (Markdown with Mermaid).
     Diagram,
     /// A two-region AWS on this machine, on real PostgreSQL and DNS, to kill a region and watch.
@@ -159,6 +166,12 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Command::Override(command) = cli.command {
+        return runtime.block_on(override_::run(command)).unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     match runtime.block_on(dispatch(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -187,6 +200,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::History { file, output, cluster, limit } => {
             history::run(&file.load()?, output.output, cluster, limit).await
         }
+        Command::Override(_) => bail!("it has its own exit codes"),
         Command::Diagram => show(statemachine::diagram::markdown().trim_end()),
         #[cfg(feature = "lab")]
         Command::Lab(_) => bail!("the lab starts its own runtime"),
@@ -215,9 +229,12 @@ async fn serve(settings: Settings) -> Result<()> {
         region: settings.region.clone(),
     };
     let store = Arc::new(DynamoDb::new(&sdk, &settings.table));
-    let inbox = Inbox::open(&sdk, &settings.queue, &settings.dead_letter_queue).await?;
+    let inboxes = vec![
+        Inbox::open(&sdk, Channel::Evidence, &settings.queue, &settings.dead_letter_queue).await?,
+        Inbox::open(&sdk, Channel::Operator, &settings.operator_queue, &settings.dead_letter_queue).await?,
+    ];
     let stop = stop_on_signal()?;
-    controller::run(settings, store, world, inbox, stop).await;
+    controller::run(settings, store, world, inboxes, stop).await;
     Ok(())
 }
 

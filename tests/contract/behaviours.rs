@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use aurora_failover::bus::{Bus as _, CANARY_SOURCE, EventBridge, Outgoing};
 use aurora_failover::config::{self, Settings};
-use aurora_failover::envelope::{PROBE_DETAIL_TYPE, probe_detail};
+use aurora_failover::envelope::{Channel, PROBE_DETAIL_TYPE, probe_detail};
 use aurora_failover::inbox::{Delivery, Inbox};
 use aurora_failover::rds::{AwsRds, Rds as _, RdsError};
 use aurora_failover::route53::{AwsRoute53, Route53 as _, Route53Error};
@@ -190,7 +190,7 @@ fn a_probe(cluster: &str) -> Outgoing {
 
 /// Polls the queue for one delivery.
 async fn receive(settings: &Settings, sdk: &SdkConfig, within: Duration) -> Result<Option<Delivery>> {
-    let inbox = Inbox::open(sdk, &settings.queue, &settings.dead_letter_queue).await?;
+    let inbox = Inbox::open(sdk, Channel::Evidence, &settings.queue, &settings.dead_letter_queue).await?;
     let (sender, mut deliveries) = mpsc::channel(8);
     let stop = CancellationToken::new();
     let running = tokio::spawn(inbox.run(move |_| Some(sender.clone()), stop.clone()));
@@ -216,7 +216,7 @@ async fn init_twice() -> Result<()> {
     let (settings, sdk) = ready().await?;
     let mut parts = Vec::new();
     infrastructure::init(&sdk, &settings, |part| parts.push(part)).await?;
-    ensure!(parts.len() == 4, "{parts:?}");
+    ensure!(parts.len() == 6, "{parts:?}");
     Ok(())
 }
 
