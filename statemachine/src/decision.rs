@@ -75,6 +75,8 @@ pub enum Reason {
     NothingDue,
     /// The configuration is the stored one.
     SameConfig,
+    /// It would leave the primary without a member.
+    PrimaryNotConfigured,
     /// About a cluster or an alarm that is not configured, or of a kind that decides nothing.
     NotOurs,
 }
@@ -94,6 +96,7 @@ impl Reason {
             Self::UnknownEffect => "no such effect is pending",
             Self::NothingDue => "nothing is due",
             Self::SameConfig => "this configuration is already known",
+            Self::PrimaryNotConfigured => "the configuration has no member in the primary's region; add it",
             Self::NotOurs => "about nothing that is configured, or nothing that decides",
         }
     }
@@ -169,7 +172,7 @@ pub enum Rule {
     PauseEnded,
     /// Somebody else moves or moved the writer.
     Adopted,
-    /// A switchover did not take place.
+    /// A planned or followed move did not take place.
     SwitchoverFailed,
     /// An in-region failover began or ended.
     InRegionFailover,
@@ -223,7 +226,7 @@ impl Rule {
             Self::ApprovalTimedOut => "nobody approved in time",
             Self::PauseEnded => "the pause is over; evidence starts from zero",
             Self::Adopted => "somebody else moves the writer; followed, not repeated",
-            Self::SwitchoverFailed => "the switchover did not take place; the old primary is still the writer",
+            Self::SwitchoverFailed => "the planned or followed move did not take place",
             Self::InRegionFailover => "an in-region failover of the primary began or ended",
             Self::RdsHint => "RDS says that something happened; looking at once",
             Self::AlarmCounted => "a CloudWatch alarm changed its state",

@@ -146,6 +146,9 @@ pub(crate) fn confirmed_result(record: &mut Record, turn: &mut Turn) -> Next {
         (Some(target), None) => {
             let how = if target.adopted { How::Follow } else { How::Failover };
             let rule = if target.adopted { Rule::Adopted } else { Rule::GuardsPassed };
+            if let Some(episode) = record.episode.as_mut().filter(|_| target.adopted) {
+                episode.kind = EpisodeKind::Adopted;
+            }
             turn.promote(record, target, how, rule)
         }
         (_, refusal) => {

@@ -84,7 +84,9 @@ impl Turn {
         let vantages_before = evidence.tracks.len();
         let intake = evidence.take(probe, self.at, &record.config, &record.primary, self.now, outage_began_at);
         self.news = evidence.tracks.len() != vantages_before || intake == Intake::FirstLag;
-        if intake != Intake::SecondWriter && record.dual_writer.as_ref().is_some_and(|d| d.region == probe.target) {
+        let read_only = matches!(intake, Intake::FirstLag | Intake::Ignored(Reason::NotThePrimary));
+        let ends = |dual: &DualWriter| dual.region == probe.target && self.at > dual.since;
+        if read_only && record.dual_writer.as_ref().is_some_and(ends) {
             record.dual_writer = None;
             self.updated(Rule::DualWriterGone);
             return false;
@@ -200,8 +202,8 @@ impl Turn {
                 self.announce(record, "failover-in-region", "refused");
                 return false;
             }
-            // Only a look that found the old primary writing, and nothing running, refuses a switchover.
-            (Effect::Promote { how: How::Switchover, .. }, true) => {
+            // What was planned, or followed, did not take place; nothing was forced, so nothing needs to go forward.
+            (Effect::Promote { how: How::Switchover | How::Follow, .. }, true) => {
                 record.pending.remove(index);
                 self.refused = true;
                 self.say(detail);
@@ -436,7 +438,8 @@ impl Turn {
     pub(crate) fn close(&mut self, record: &mut Record, outcome: EpisodeOutcome) {
         record.hold = None;
         self.closed = record.episode.take().map(|episode| (episode.id, outcome));
-        if let Some(config) = record.next_config.take() {
+        // The primary may have moved since that configuration was accepted.
+        if let Some(config) = record.next_config.take().filter(|config| config.member(&record.primary).is_some()) {
             record.config = config;
             record.forget_unconfigured();
         }
@@ -475,6 +478,9 @@ impl Turn {
         let newest = record.next_config.as_ref().unwrap_or(&record.config);
         if newest.hash == configured.config.hash && record.mode == configured.mode {
             return self.ignore(Reason::SameConfig);
+        }
+        if configured.config.member(&record.primary).is_none() {
+            return self.ignore(Reason::PrimaryNotConfigured);
         }
         record.mode = configured.mode;
         if record.episode.is_some() {
