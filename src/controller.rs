@@ -17,8 +17,8 @@ use crate::effects::{Task, World};
 use crate::inbox::{Delivery, Inbox};
 use crate::store::{HistoryRow, Item, Store, StoreError};
 use statemachine::{
-    Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, Event, EventId, Record,
-    Timestamp, Verdict, due_effects, invariants, next_wakeup, step,
+    Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, Event, EventId, Reason,
+    Record, Timestamp, Verdict, due_effects, invariants, next_wakeup, step,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -222,6 +222,9 @@ impl ClusterTask {
             let from = record.state.name();
             let now = clock::now();
             let decision = step(record, envelope, now);
+            if decision.verdict == (Verdict::Ignored { reason: Reason::PrimaryNotConfigured }) {
+                error!(cluster = %self.settings.id, reason = Reason::PrimaryNotConfigured.sentence(), "configuration not taken");
+            }
             if !decision.verdict.is_durable() {
                 debug!(cluster = %self.settings.id, event = envelope.event.name(), verdict = ?decision.verdict, "not stored");
                 self.loaded = Some(Loaded { record: decision.record, version, last_hash });
