@@ -2,9 +2,9 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::missing_panics_doc)]
 
 use statemachine::{
-    Arn, Assessment, Claimant, ClusterFacts, Config, Decision, EffectId, EffectResult, Envelope, Event, EventId,
-    Member, MemberFacts, Mode, Outcome, Policy, Probe, ProbeOutcome, Record, Report, Route, SelfCheck, Timestamp,
-    invariants, step,
+    Alarm, Arn, Assessment, Claimant, ClusterFacts, Command, Config, Decision, EffectId, EffectResult, Envelope, Event,
+    EventId, Member, MemberFacts, Mode, Order, Outcome, Policy, Probe, ProbeOutcome, RdsEvent, Record, Report, Route,
+    SelfCheck, Timestamp, invariants, next_wakeup, step,
 };
 
 pub const EAST: &str = "us-east-1";
@@ -154,6 +154,13 @@ impl Cluster {
         self.give(Event::Result(EffectResult { effect, token, outcome }))
     }
 
+    /// Answers an effect that is claimed already.
+    pub fn done_claimed(&mut self, name: &str, report: Report) -> Decision {
+        let effect = self.pending(name).expect("it is pending");
+        let token = self.record().pending(effect).and_then(|p| p.claim.clone()).expect("it is claimed").token;
+        self.give(Event::Result(EffectResult { effect, token, outcome: Outcome::Done { report } }))
+    }
+
     pub fn done(&mut self, name: &str, report: Report) -> Decision {
         self.answer(name, Outcome::Done { report })
     }
@@ -222,6 +229,50 @@ pub fn assessment(writer: &str) -> Assessment {
 }
 
 impl Cluster {
+    /// An operator's order, in order.
+    pub fn order(&mut self, order: Order) -> Decision {
+        let command = self.command(order);
+        self.give(Event::Command(command))
+    }
+
+    /// The command that [`Cluster::order`] gives.
+    pub fn command(&mut self, order: Order) -> Command {
+        self.events += 1;
+        Command {
+            actor: "alice".into(),
+            reason: "test".into(),
+            expected_epoch: self.record().epoch,
+            expires_at: self.now.plus_ms(60_000),
+            nonce: format!("nonce-{}", self.events),
+            order,
+        }
+    }
+
+    /// RDS says something about the cluster in `region`.
+    pub fn rds(&mut self, code: &str, region: &str) -> Decision {
+        self.give(Event::Rds(RdsEvent { code: code.into(), source: arn(region) }))
+    }
+
+    /// An alarm changes.
+    pub fn alarm(&mut self, name: &str, in_alarm: bool) -> Decision {
+        self.give(Event::Alarm(Alarm { name: name.into(), in_alarm }))
+    }
+
+    /// Ticks until the record changes, at each wake-up; panics when nothing ever happens.
+    pub fn tick_until(&mut self, what: &str, reached: impl Fn(&Record) -> bool) {
+        for _ in 0..10_000 {
+            if reached(self.record()) {
+                return;
+            }
+            let next = next_wakeup(self.record()).unwrap_or_else(|| panic!("nothing is ever due: {what}"));
+            self.now = next.max(self.now.plus_ms(1));
+            self.give(Event::Tick);
+            // Somebody is at everything that is due, and never comes back.
+            self.claim();
+        }
+        panic!("never: {what}");
+    }
+
     pub fn edit(&mut self, edit: impl FnOnce(&mut Record)) {
         edit(self.record.as_mut().expect("a record is always put back"));
     }
