@@ -1,0 +1,499 @@
+//! Model checking of the real `step` in a world that is out to break it: two controllers with stale copies of the
+//! record, executors that crash between look and call and before their result, results that come late and twice, an
+//! operator, and a primary that dies and returns. The executors do what the service's do: claim, look, call, look.
+//!
+//! Exhaustive within the bounds in [`Bounds`]. `MODEL_BOUND=large cargo test --release -p statemachine --test model`
+//! goes further. Each protection is also taken away from the world, one at a time, to show that the check would
+//! notice.
+
+mod common;
+
+use common::{EAST, WEST, arn, assessment, config, probe};
+use statemachine::{
+    Claimant, Command, Config, Effect, EffectResult, Envelope, Epoch, Event, EventId, FailoverInProgress, How, Mode,
+    Order, Outcome, Record, Report, Timestamp, invariants, step,
+};
+use stateright::{Checker, HasDiscoveries, Model, Property};
+use std::collections::BTreeSet;
+
+/// One tick of the coarse clock, in milliseconds.
+const TICK_MS: u64 = 10_000;
+
+/// How far the exploration goes.
+#[derive(Clone, Copy)]
+struct Bounds {
+    ticks: u64,
+    crashes: u8,
+}
+
+impl Bounds {
+    fn usual() -> Self {
+        if std::env::var("MODEL_BOUND").is_ok_and(|bound| bound == "large") {
+            Self { ticks: 4, crashes: 2 }
+        } else {
+            Self { ticks: 3, crashes: 1 }
+        }
+    }
+}
+
+/// Where a search for a broken property ends, if it finds none.
+const STATES_MAX: usize = 400_000;
+
+/// A protection that the world goes without.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Without {
+    Nothing,
+    /// The executor calls without a look at the world.
+    Look,
+    /// Executors run what is pending without a claim.
+    Claim,
+    /// A command's epoch is not compared.
+    Epoch,
+    /// Evidence is not checked again when the promotion is claimed.
+    Recheck,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    stored: Record,
+    version: u32,
+    /// What each controller has loaded, with its version.
+    copies: [Option<(Record, u32)>; 2],
+    /// What executors are at.
+    runs: Vec<Run>,
+    /// Results on their way; delivered any number of times.
+    results: Vec<EffectResult>,
+    ticks: u64,
+    east_is_up: bool,
+    crashes: u8,
+    // What is true outside.
+    writer: &'static str,
+    failing_over_to: Option<&'static str>,
+    dns: &'static str,
+    /// Accepted calls, by epoch.
+    accepted: Vec<Epoch>,
+    /// Orders that the operator gave, and moves of the writer that followed one.
+    ordered: u8,
+    ordered_moves: u8,
+    /// A promotion was claimed while the evidence did not confirm the outage, and nobody ordered it.
+    claimed_in_vain: bool,
+    broken: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Run {
+    effect: Effect,
+    result: EffectResult,
+    until: Timestamp,
+    looked: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Act {
+    Time,
+    Probe { vantage: usize, controller: usize },
+    EastDies,
+    EastReturns,
+    Claim(usize),
+    Look(usize),
+    Call { run: usize, crash: bool },
+    RdsFinishes,
+    Deliver { result: usize, controller: usize },
+    OrderFailover(usize),
+    Acknowledge(usize),
+}
+
+struct Sys {
+    bounds: Bounds,
+    without: Without,
+    operator: bool,
+}
+
+fn model_config() -> Config {
+    let mut config = config();
+    config.policy.vantages.truncate(2);
+    config.policy.failures_min = 2;
+    config.policy.confirm_after_ms = TICK_MS;
+    config.policy.recover_after = 1;
+    config.policy.claim_ttl_ms = TICK_MS;
+    config.policy.event_age_max_ms = 1_000_000;
+    config.policy.vantage_stale_after_ms = 1_000_000;
+    config.policy.heartbeat_ms = 1_000_000_000;
+    config.routes[0].ttl_s = 0;
+    config
+}
+
+impl World {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_000_000_000 + self.ticks * TICK_MS)
+    }
+
+    fn new() -> Self {
+        let now = Timestamp(1_000_000_000);
+        let mut record = Record::new("orders".into(), model_config(), Mode::Auto, now);
+        record.proven = true;
+        record.blind = false;
+        let mut world = Self {
+            stored: record,
+            version: 0,
+            copies: [None, None],
+            runs: Vec::new(),
+            results: Vec::new(),
+            ticks: 0,
+            east_is_up: true,
+            crashes: 0,
+            writer: EAST,
+            failing_over_to: None,
+            dns: EAST,
+            accepted: Vec::new(),
+            ordered: 0,
+            ordered_moves: 0,
+            claimed_in_vain: false,
+            broken: false,
+        };
+        for vantage in 0..2 {
+            let mut lag = probe(common::VANTAGES[vantage], 1, WEST, "read-only");
+            lag.lag_ms = Some(10);
+            world.turn(0, Event::Probe(lag), Without::Nothing);
+            world.turn(0, Event::Probe(probe(common::VANTAGES[vantage], 1, EAST, "ok")), Without::Nothing);
+        }
+        // The exploration begins a moment after everybody has seen all well.
+        world.ticks = 1;
+        world
+    }
+
+    /// One turn of one controller: on its own copy, committed only if nobody was faster.
+    fn turn(&mut self, controller: usize, event: Event, without: Without) -> bool {
+        let (copy, version) = self.copies[controller].take().unwrap_or_else(|| (self.stored.clone(), self.version));
+        let claims = matches!(event, Event::Claim(_));
+        let mut before = copy;
+        let evidence = before.evidence.clone();
+        if claims && without == Without::Recheck {
+            // The claim sees the evidence of the decision instead of today's.
+            for track in before.evidence.tracks.values_mut() {
+                let now = self.now();
+                track.failures = vec![Timestamp(now.0 - TICK_MS), now];
+                track.failing_since = Some(Timestamp(now.0 - 2 * TICK_MS));
+            }
+        }
+        let envelope = Envelope { id: EventId::default(), at: self.now(), event };
+        let mut decision = step(before.clone(), &envelope, self.now());
+        if claims && without == Without::Recheck {
+            decision.record.evidence = evidence;
+        }
+        let mut record = decision.record;
+        // Announcements are out of this world; event ids only recognise copies, which sequences and tokens do here.
+        record.pending.retain(|p| !matches!(p.effect, Effect::Announce { .. }));
+        record.seen.clear();
+        if !decision.verdict.is_durable() {
+            self.copies[controller] = Some((record, version));
+            return true;
+        }
+        if version != self.version {
+            return false;
+        }
+        self.broken |= invariants::check(&record).is_err();
+        for id in &decision.claimed {
+            let Some(pending) = record.pending(*id) else { continue };
+            let (Some(claim), first) = (&pending.claim, before.pending(*id).is_some_and(|p| !p.ever_claimed)) else {
+                continue;
+            };
+            if matches!(pending.effect, Effect::Promote { how: How::Failover, .. }) && first {
+                let ordered = record.episode.as_ref().is_some_and(|episode| episode.ordered.is_some());
+                let confirmed = record.evidence.confirms_down(&record.config, self.now()).reached();
+                self.claimed_in_vain |= !ordered && !confirmed;
+            }
+            let outcome = Outcome::Unknown { detail: String::new() };
+            let result = EffectResult { effect: *id, token: claim.token, outcome };
+            self.runs.push(Run { effect: pending.effect.clone(), result, until: claim.expires_at, looked: false });
+        }
+        self.version += 1;
+        self.stored = record.clone();
+        self.copies[controller] = Some((record, self.version));
+        true
+    }
+
+    /// What RDS and DNS answer now; none where a call is the next step.
+    fn look(&self, effect: &Effect) -> Option<Outcome> {
+        let done = |report| Some(Outcome::Done { report });
+        match effect {
+            Effect::Assess { .. } => {
+                let mut answer = assessment(self.writer);
+                answer.failover =
+                    self.failing_over_to.map(|to| FailoverInProgress { status: "failing-over".into(), to: arn(to) });
+                done(Report::Assessed(answer))
+            }
+            Effect::Promote { to, .. } if *to == arn(self.writer) && self.failing_over_to.is_none() => {
+                done(Report::Promoted { called: false, detail: String::new() })
+            }
+            Effect::Promote { .. } if self.failing_over_to.is_some() => {
+                Some(Outcome::InProgress { detail: String::new() })
+            }
+            Effect::Promote { how: How::Follow, .. } => Some(Outcome::Refused { detail: String::new() }),
+            Effect::Promote { .. } => None,
+            Effect::Reroute { changes } if changes[0].to == endpoint(self.dns) => {
+                done(Report::Rerouted { at: self.now(), detail: String::new() })
+            }
+            Effect::Reroute { changes } if changes[0].from != endpoint(self.dns) => {
+                Some(Outcome::Refused { detail: String::new() })
+            }
+            Effect::Reroute { .. } => None,
+            Effect::Verify { changes, region, .. } => {
+                let proven = changes[0].to == endpoint(self.dns) && region.as_str() == self.writer;
+                if proven {
+                    done(Report::Verified { detail: String::new() })
+                } else {
+                    Some(Outcome::Retry { detail: String::new() })
+                }
+            }
+            Effect::FailOverInRegion { .. } => done(Report::FailingOverInRegion),
+            Effect::Announce { .. } => done(Report::Announced),
+        }
+    }
+
+    /// RDS accepts whatever reaches it while nothing runs: nothing documented says that it would not.
+    fn call(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Promote { region, epoch, .. } if self.failing_over_to.is_none() => {
+                self.accepted.push(*epoch);
+                self.failing_over_to = Some(if region.as_str() == EAST { EAST } else { WEST });
+            }
+            // A compare-and-swap.
+            Effect::Reroute { changes } if changes[0].from == endpoint(self.dns) => {
+                self.dns = if changes[0].to == endpoint(EAST) { EAST } else { WEST };
+            }
+            _ => {}
+        }
+    }
+
+    fn is_up(&self, region: &str) -> bool {
+        region == WEST || self.east_is_up
+    }
+}
+
+fn endpoint(region: &str) -> String {
+    format!("orders.{region}.")
+}
+
+impl Model for Sys {
+    type State = World;
+    type Action = Act;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World::new()]
+    }
+
+    fn actions(&self, w: &World, acts: &mut Vec<Act>) {
+        if w.ticks < self.bounds.ticks {
+            acts.push(Act::Time);
+        }
+        acts.push(if w.east_is_up { Act::EastDies } else { Act::EastReturns });
+        for vantage in 0..2 {
+            acts.push(Act::Probe { vantage, controller: vantage });
+        }
+        for controller in 0..2 {
+            acts.push(Act::Claim(controller));
+        }
+        for (run, at) in w.runs.iter().enumerate() {
+            if !at.looked && self.without != Without::Look {
+                acts.push(Act::Look(run));
+            } else {
+                acts.push(Act::Call { run, crash: false });
+                if w.crashes < self.bounds.crashes {
+                    acts.push(Act::Call { run, crash: true });
+                }
+            }
+        }
+        if w.failing_over_to.is_some() {
+            acts.push(Act::RdsFinishes);
+        }
+        for result in 0..w.results.len() {
+            acts.push(Act::Deliver { result, controller: result % 2 });
+        }
+        if self.operator {
+            acts.push(Act::OrderFailover(0));
+            acts.push(Act::Acknowledge(1));
+        }
+    }
+
+    fn next_state(&self, last: &World, act: Act) -> Option<World> {
+        let mut w = last.clone();
+        match act {
+            Act::Time => w.ticks += 1,
+            Act::EastDies => w.east_is_up = false,
+            Act::EastReturns => w.east_is_up = true,
+            Act::Probe { vantage, controller } => {
+                let primary = w.stored.primary.to_string();
+                let outcome = if w.is_up(&primary) && w.writer == primary { "ok" } else { "timeout" };
+                // One probe per tick and vantage: the sequence is the time.
+                let event = Event::Probe(probe(common::VANTAGES[vantage], w.ticks + 2, &primary, outcome));
+                w.turn(controller, event, self.without);
+            }
+            Act::Claim(controller) => {
+                if self.without == Without::Claim {
+                    // Whoever has loaded something pending runs it.
+                    let (copy, _) = w.copies[controller].clone().unwrap_or_else(|| (w.stored.clone(), w.version));
+                    for pending in &copy.pending {
+                        let token = pending.claim.as_ref().map(|claim| claim.token).unwrap_or_default();
+                        let outcome = Outcome::Unknown { detail: String::new() };
+                        let result = EffectResult { effect: pending.id, token, outcome };
+                        let run =
+                            Run { effect: pending.effect.clone(), result, until: Timestamp(u64::MAX), looked: false };
+                        if w.runs.iter().filter(|at| at.effect == run.effect).count() < 2 {
+                            w.runs.push(run);
+                        }
+                    }
+                }
+                w.turn(controller, Event::Claim(Claimant { by: format!("c{controller}").into() }), self.without);
+            }
+            Act::Look(run) => {
+                let effect = w.runs[run].effect.clone();
+                if w.now() >= w.runs[run].until {
+                    w.runs.remove(run);
+                } else if let Some(outcome) = w.look(&effect) {
+                    let run = w.runs.remove(run);
+                    w.results.push(EffectResult { outcome, ..run.result });
+                } else {
+                    w.runs[run].looked = true;
+                }
+            }
+            Act::Call { run, crash } => {
+                let run = w.runs.remove(run);
+                if w.now() < run.until {
+                    w.call(&run.effect);
+                }
+                if crash {
+                    w.crashes += 1;
+                } else {
+                    let outcome = w.look(&run.effect).unwrap_or(Outcome::Unknown { detail: String::new() });
+                    w.results.push(EffectResult { outcome, ..run.result });
+                }
+            }
+            Act::RdsFinishes => {
+                let to = w.failing_over_to.take()?;
+                if w.writer != to && w.ordered > 0 {
+                    w.ordered_moves += 1;
+                }
+                w.writer = to;
+            }
+            Act::Deliver { result, controller } => {
+                let event = Event::Result(w.results[result].clone());
+                if w.turn(controller, event, self.without) {
+                    // Delivered; a copy may come once more, and must change nothing then.
+                    let again = w.results.remove(result);
+                    w.turn(1 - controller, Event::Result(again), self.without);
+                }
+            }
+            Act::OrderFailover(controller) => {
+                // The same wish, late or repeated: always meant for the first epoch.
+                let epoch = if self.without == Without::Epoch { w.stored.epoch } else { Epoch(1) };
+                w.ordered = 1;
+                let order = Order::Failover { target: None, allow_data_loss: true };
+                let event = Event::Command(command(&w, epoch, order));
+                w.turn(controller, event, self.without);
+            }
+            Act::Acknowledge(controller) => {
+                let event = Event::Command(command(&w, w.stored.epoch, Order::Acknowledge));
+                w.turn(controller, event, self.without);
+            }
+        }
+        // Refusals are kept in history, not here; nonces only recognise copies.
+        w.stored.nonces.clear();
+        w.copies.iter_mut().flatten().for_each(|(record, _)| record.nonces.clear());
+        // A copy that is current need not be told apart from none.
+        for copy in &mut w.copies {
+            if copy.as_ref().is_some_and(|(record, version)| *version == w.version && *record == w.stored) {
+                *copy = None;
+            }
+        }
+        w.runs.dedup();
+        w.results.dedup();
+        let same =
+            World { version: 0, copies: last.copies.clone(), ..w.clone() } == World { version: 0, ..last.clone() };
+        (!same || w.copies != last.copies).then_some(w)
+    }
+
+    fn within_boundary(&self, w: &World) -> bool {
+        w.version < 60
+            && w.runs.len() <= 3
+            && w.results.len() <= 2
+            && w.accepted.len() <= 2
+            && w.stored.effects_issued.0 < if self.operator { 24 } else { 12 }
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("I1 one accepted promotion per epoch", |_, w: &World| {
+                w.accepted.iter().collect::<BTreeSet<_>>().len() == w.accepted.len()
+            }),
+            Property::always("I3 stable means that DNS answers the writer", |_, w: &World| {
+                w.stored.state.name() != "stable" || (w.dns == w.writer && w.writer == w.stored.primary.as_str())
+            }),
+            Property::always("I4 nothing is claimed that the evidence does not confirm", |_, w: &World| {
+                !w.claimed_in_vain
+            }),
+            Property::always("one order moves the writer once", |_, w: &World| w.ordered_moves <= 1),
+            Property::always("the record's own invariants", |_, w: &World| !w.broken),
+            Property::sometimes("stable is reached", |_, w: &World| w.stored.state.name() == "stable"),
+            Property::sometimes("an episode is averted", |_, w: &World| {
+                w.stored.state.name() == "healthy" && w.version > 6 && w.accepted.is_empty()
+            }),
+        ]
+    }
+}
+
+fn command(w: &World, epoch: Epoch, order: Order) -> Command {
+    Command {
+        actor: "alice".into(),
+        reason: "model".into(),
+        expected_epoch: epoch,
+        expires_at: w.now().plus_ms(1),
+        nonce: "one".into(),
+        order,
+    }
+}
+
+fn broken_properties(without: Without, operator: bool) -> Vec<&'static str> {
+    let bounds = Bounds::usual();
+    let sys = Sys { bounds, without, operator };
+    let checker =
+        sys.checker().finish_when(HasDiscoveries::AnyFailures).target_state_count(STATES_MAX).spawn_dfs().join();
+    println!("without {without:?}, operator {operator}: {} distinct states", checker.unique_state_count());
+    let always = ["I1", "I3", "I4", "one order", "the record"];
+    let broken = checker.discoveries().into_keys().filter(|name| always.iter().any(|a| name.starts_with(a)));
+    broken.collect()
+}
+
+#[test]
+fn within_the_bounds_nothing_breaks() {
+    let sys = Sys { bounds: Bounds::usual(), without: Without::Nothing, operator: false };
+    let checker = sys.checker().spawn_bfs().join();
+    println!("{} distinct states", checker.unique_state_count());
+    checker.assert_properties();
+    assert!(checker.unique_state_count() >= 100_000, "only {} states", checker.unique_state_count());
+}
+
+#[test]
+fn an_operator_and_a_late_copy_of_the_order_break_nothing() {
+    assert_eq!(broken_properties(Without::Nothing, true), Vec::<&str>::new());
+}
+
+#[test]
+fn without_a_look_before_the_call_a_promotion_happens_twice() {
+    assert!(broken_properties(Without::Look, false).iter().any(|name| name.starts_with("I1")));
+}
+
+#[test]
+fn without_claims_a_promotion_happens_twice() {
+    assert!(broken_properties(Without::Claim, false).iter().any(|name| name.starts_with("I1")));
+}
+
+#[test]
+fn without_the_epoch_a_late_order_moves_the_writer_again() {
+    assert!(broken_properties(Without::Epoch, true).iter().any(|name| name.starts_with("one order")));
+}
+
+#[test]
+fn without_the_check_before_the_claim_a_primary_that_is_back_is_failed_over() {
+    assert!(broken_properties(Without::Recheck, false).iter().any(|name| name.starts_with("I4")));
+}
