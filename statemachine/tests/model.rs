@@ -64,6 +64,7 @@ struct World {
     /// Results on their way; delivered any number of times.
     results: Vec<EffectResult>,
     ticks: u64,
+    ticks_max: u64,
     east_is_up: bool,
     crashes: u8,
     // What is true outside.
@@ -140,6 +141,7 @@ impl World {
             runs: Vec::new(),
             results: Vec::new(),
             ticks: 0,
+            ticks_max: Bounds::usual().ticks,
             east_is_up: true,
             crashes: 0,
             writer: EAST,
@@ -275,16 +277,45 @@ fn endpoint(region: &str) -> String {
     format!("orders.{region}.")
 }
 
+impl Sys {
+    /// An operator's failover has been carried out, and its message may still come again.
+    fn after_one_order(&self) -> World {
+        let mut w = self.next_state(&World::new(), Act::OrderFailover(0)).expect("the order is taken");
+        for _ in 0..200 {
+            if w.stored.state.name() == "stable" {
+                w.ticks_max = w.ticks + 1;
+                return w;
+            }
+            let act = if !w.results.is_empty() {
+                Act::Deliver { result: 0, controller: 0 }
+            } else if w.failing_over_to.is_some() {
+                Act::RdsFinishes
+            } else if w.runs.first().is_some_and(|run| run.looked) {
+                Act::Call { run: 0, crash: false }
+            } else if !w.runs.is_empty() {
+                Act::Look(0)
+            } else if let Some(claimed) = self.next_state(&w, Act::Claim(0)).filter(|next| !next.runs.is_empty()) {
+                w = claimed;
+                continue;
+            } else {
+                Act::Time
+            };
+            w = self.next_state(&w, act).expect("every act changes something here");
+        }
+        panic!("the order is not carried out: {:?}", w.stored.state)
+    }
+}
+
 impl Model for Sys {
     type State = World;
     type Action = Act;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::new()]
+        vec![if self.operator { self.after_one_order() } else { World::new() }]
     }
 
     fn actions(&self, w: &World, acts: &mut Vec<Act>) {
-        if w.ticks < self.bounds.ticks {
+        if w.ticks < w.ticks_max {
             acts.push(Act::Time);
         }
         acts.push(if w.east_is_up { Act::EastDies } else { Act::EastReturns });

@@ -9,7 +9,7 @@ use std::process::Command;
 const MAJOR_MIN: u32 = 16;
 
 /// What must be there.
-const PROGRAMS: [&str; 4] = ["postgres", "initdb", "pg_basebackup", "pg_rewind"];
+const PROGRAMS: [&str; 6] = ["postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_rewind", "psql"];
 
 /// PostgreSQL's programs.
 #[derive(Debug, Clone)]
@@ -26,11 +26,27 @@ impl Binaries {
     /// # Errors
     /// Lists every place looked at, and what was wrong with it.
     pub fn find() -> Result<Self> {
+        Self::find_in(&places())
+    }
+
+    /// The newest of the first place that has any.
+    fn find_in(places: &[Place]) -> Result<Self> {
         let mut looked_at = Vec::new();
-        for dir in candidates() {
-            match Self::usable(&dir) {
-                Ok(binaries) => return Ok(binaries),
-                Err(why) => looked_at.push(format!("  {}: {why}", dir.display())),
+        for place in places {
+            if place.dirs.is_empty() {
+                looked_at.push(format!("  {}: not set, or no PostgreSQL there", place.name));
+            }
+            let mut usable = Vec::new();
+            for dir in &place.dirs {
+                match Self::usable(dir) {
+                    Ok(binaries) => usable.push(binaries),
+                    Err(why) => looked_at.push(format!("  {}: {}: {why}", place.name, dir.display())),
+                }
+            }
+            // The first of equals.
+            usable.reverse();
+            if let Some(newest) = usable.into_iter().max_by_key(|found| numbers(&found.version)) {
+                return Ok(newest);
             }
         }
         bail!(
@@ -71,20 +87,36 @@ impl Binaries {
 }
 
 fn major(version: &str) -> u32 {
-    version.split(|c: char| !c.is_ascii_digit()).next().and_then(|major| major.parse().ok()).unwrap_or(0)
+    numbers(version).first().copied().unwrap_or(0)
 }
 
-fn candidates() -> Vec<PathBuf> {
+/// `18.4` or `19beta1` as numbers, to compare.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok()).collect()
+}
+
+/// A place to look in.
+struct Place {
+    name: String,
+    dirs: Vec<PathBuf>,
+}
+
+fn places() -> [Place; 4] {
     let chosen = std::env::var_os("LAB_PG_BIN").map(PathBuf::from);
-    let mut packaged = sub_dirs(Path::new("/usr/lib/postgresql"));
-    packaged.sort_by_key(|dir| std::cmp::Reverse(major_in_name(dir)));
-    let packaged = packaged.into_iter().map(|dir| dir.join("bin"));
+    let packages = Path::new("/usr/lib/postgresql");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).filter(|dir| dir.join("postgres").is_file()).collect::<Vec<_>>();
-    let mut cached = bin_dirs(&cache_dir().join("postgresql"), 4);
-    cached.sort();
-    cached.reverse();
-    chosen.into_iter().chain(packaged).chain(in_path).chain(cached).collect()
+    let in_path = std::env::split_paths(&path).filter(|dir| dir.join("postgres").is_file());
+    let cache = cache_dir().join("postgresql");
+    [
+        Place {
+            name: "$LAB_PG_BIN".into(),
+            dirs: chosen.into_iter().filter(|dir| !dir.as_os_str().is_empty()).collect(),
+        },
+        Place { name: packages.display().to_string(), dirs: bin_dirs(packages, 2) },
+        // An old one that comes first in PATH does not hide a newer one.
+        Place { name: "$PATH".into(), dirs: in_path.collect() },
+        Place { name: cache.display().to_string(), dirs: bin_dirs(&cache, 4) },
+    ]
 }
 
 /// Where `scripts/setup` unpacks, and where templates are kept: readable by the user that servers run as.
@@ -101,10 +133,6 @@ fn sub_dirs(dir: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-fn major_in_name(dir: &Path) -> u32 {
-    dir.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(0)
-}
-
 /// Directories named `bin` that hold a server, a few levels down.
 fn bin_dirs(dir: &Path, depth: u32) -> Vec<PathBuf> {
     if depth == 0 {
@@ -119,4 +147,55 @@ fn bin_dirs(dir: &Path, depth: u32) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A directory of programs that claim to be of this version.
+    fn install(root: &Path, name: &str, version: &str) -> PathBuf {
+        let dir = root.join(name).join("bin");
+        fs::create_dir_all(&dir).unwrap();
+        for program in PROGRAMS {
+            let script = format!("#!/bin/sh\necho '{program} (PostgreSQL) {version}'\n");
+            fs::write(dir.join(program), script).unwrap();
+            fs::set_permissions(dir.join(program), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        dir
+    }
+
+    fn place(name: &str, dirs: Vec<PathBuf>) -> Place {
+        Place { name: name.into(), dirs }
+    }
+
+    #[test]
+    fn the_newest_of_the_first_place_that_has_any_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        for (name, version) in [("cache/w/9", "16.14"), ("cache/w/18", "18.4"), ("cache/w/8", "18.10 (Debian)")] {
+            install(root.path(), name, version);
+        }
+        let old = install(root.path(), "old", "15.18");
+        let later = install(root.path(), "later", "19.0");
+        let cached = bin_dirs(&root.path().join("cache"), 4);
+        assert_eq!(cached.len(), 3);
+        let found = Binaries::find_in(&[place("old", vec![old]), place("cache", cached), place("later", vec![later])]);
+        let found = found.unwrap();
+        assert_eq!((found.version.as_str(), found.major()), ("18.10", 18));
+        assert!(found.program("initdb").is_file());
+    }
+
+    #[test]
+    fn an_error_names_each_place_and_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        let old = install(root.path(), "old", "15.18");
+        let broken = install(root.path(), "broken", "18.4");
+        fs::remove_file(broken.join("pg_rewind")).unwrap();
+        let places = [place("$LAB_PG_BIN", vec![]), place("packages", vec![old]), place("$PATH", vec![broken])];
+        let error = Binaries::find_in(&places).unwrap_err().to_string();
+        for part in ["scripts/setup", "$LAB_PG_BIN: not set", "version 15.18 is too old", "no pg_rewind"] {
+            assert!(error.contains(part), "{part} is missing: {error}");
+        }
+    }
 }

@@ -15,6 +15,15 @@ use tokio_postgres::{Client, NoTls};
 /// Longest time that a server may take to accept connections.
 const START_MAX: Duration = Duration::from_secs(60);
 
+/// Longest time for one attempt to open a session.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// A free port may be taken by someone else before the server has it.
+const PORT_TRIES_MAX: u32 = 5;
+
+/// Lines of a server's log that an error shows.
+const LOG_LINES_SHOWN: usize = 10;
+
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -116,6 +125,7 @@ pub(super) async fn template(
     }
     fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
     let building = tempfile::Builder::new().prefix("building-").tempdir_in(&cache)?;
+    reaper.register_dir(building.path())?;
     fs::set_permissions(building.path(), fs::Permissions::from_mode(0o755))?;
     let data = building.path().join("data");
     fs::create_dir(&data)?;
@@ -134,9 +144,10 @@ pub(super) async fn template(
     let mut node = Node::start(binaries, reaper, run_as, "template", &data, &log, "").await?;
     let client = node.connect("postgres").await?;
     client.batch_execute("CREATE ROLE app LOGIN").await?;
-    client.batch_execute(&format!("CREATE DATABASE {database} OWNER app")).await?;
+    client.batch_execute(&format!("CREATE DATABASE \"{database}\" OWNER app")).await?;
+    drop(client);
     node.connect(database).await?.batch_execute(TEMPLATE_SQL).await.context("setting up the template")?;
-    node.stop().await?;
+    node.stop(reaper).await?;
     // Two labs may build at once: the first one wins, the other's is as good.
     if fs::rename(&data, &ready).is_err() && !ready.is_dir() {
         bail!("cannot move the template to {}", ready.display());
@@ -175,35 +186,56 @@ impl Node {
         log: &Path,
         settings: &str,
     ) -> Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         // Without it each server of 18 or newer starts three more processes.
         let io = if binaries.major() >= 18 { "io_method = sync\n" } else { "" };
-        let text = format!("{SETTINGS}{io}port = {port}\n{settings}");
-        fs::write(data.join("postgresql.conf"), text)?;
-        let file = fs::File::create(log)?;
-        let child = command(&binaries.program("postgres"), run_as)
-            .arg("-D")
-            .arg(data)
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .process_group(0)
-            // Not killed on drop: the reaper ends it in good order.
-            .spawn()
-            .with_context(|| format!("starting PostgreSQL {name}"))?;
-        reaper.register(child.id().context("it has just been started")?)?;
-        let mut node = Self { port, child };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            fs::write(data.join("postgresql.conf"), format!("{SETTINGS}{io}port = {port}\n{settings}"))?;
+            let file = fs::File::create(log)?;
+            let child = command(&binaries.program("postgres"), run_as)
+                .arg("-D")
+                .arg(data)
+                .stdout(file.try_clone()?)
+                .stderr(file)
+                .process_group(0)
+                // Not killed on drop: the reaper ends it in good order.
+                .spawn()
+                .with_context(|| format!("starting PostgreSQL {name}"))?;
+            reaper.register(child.id().context("it has just been started")?)?;
+            let mut node = Self { port, child };
+            let Err(error) = node.ready(data).await else { return Ok(node) };
+            let text = fs::read_to_string(log).unwrap_or_default();
+            if tries < PORT_TRIES_MAX && text.contains("Address already in use") {
+                continue;
+            }
+            let lines: Vec<&str> = text.lines().collect();
+            let last = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");
+            bail!("PostgreSQL {name} did not start: {error:#}; the end of its log {}:\n{last}", log.display());
+        }
+    }
+
+    /// Waits until the server answers, and is the one in `data`: its port may have gone to another one.
+    async fn ready(&mut self, data: &Path) -> Result<()> {
         let began = Instant::now();
-        while node.connect("postgres").await.is_err() {
-            let ended = node.child.try_wait()?;
-            if ended.is_some() || began.elapsed() > START_MAX {
-                let log_text = fs::read_to_string(log).unwrap_or_default();
-                let lines: Vec<&str> = log_text.lines().collect();
-                let last = lines[lines.len().saturating_sub(10)..].join("\n");
-                bail!("PostgreSQL {name} did not start; the end of its log:\n{last}");
+        let own = data.to_str().context("the path is not text")?;
+        loop {
+            if let Ok(client) = self.connect("postgres").await {
+                let asked = client.query_one("SELECT current_setting('data_directory') = $1::text", &[&own]).await;
+                if asked.is_ok_and(|row| row.get(0)) {
+                    return Ok(());
+                }
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended with {status}");
+            }
+            if began.elapsed() > START_MAX {
+                self.crash().await;
+                bail!("it does not answer after {START_MAX:?}");
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        Ok(node)
     }
 
     /// Its own port, past all links.
@@ -218,17 +250,16 @@ impl Node {
 
     /// A session as superuser, past all faults.
     pub(super) async fn connect(&self, database: &str) -> Result<Client> {
-        let (client, connection) = tokio_postgres::connect(&self.dsn(database), NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        connect(&self.dsn(database)).await
     }
 
     /// Fast shutdown.
-    pub(super) async fn stop(&mut self) -> Result<()> {
+    pub(super) async fn stop(&mut self, reaper: &Reaper) -> Result<()> {
+        let pid = self.child.id();
         self.signal(rustix::process::Signal::INT);
         let ended = tokio::time::timeout(START_MAX, self.child.wait()).await;
         ended.context("PostgreSQL does not stop")??;
-        Ok(())
+        pid.map_or(Ok(()), |pid| reaper.forget(pid))
     }
 
     /// Immediate shutdown, as by a crash of its host.
@@ -245,4 +276,12 @@ impl Node {
             let _already_gone = rustix::process::kill_process(pid, signal);
         }
     }
+}
+
+/// A session; the server may accept and then say nothing.
+pub(super) async fn connect(dsn: &str) -> Result<Client> {
+    let connecting = tokio::time::timeout(CONNECT_MAX, tokio_postgres::connect(dsn, NoTls));
+    let (client, connection) = connecting.await.context("the server does not answer")??;
+    tokio::spawn(connection);
+    Ok(client)
 }

@@ -15,13 +15,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 /// Pause between two heartbeats, and so the resolution of the lag.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
+
+/// A heartbeat that takes longer is given up, with its session.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(1);
+
+/// Longest silence of a replication connection, also in connecting: after it a new one is tried.
+const REPLICATION_SILENCE_MAX_MS: u64 = 3_000;
 
 /// Longest time for replication to catch up at the start.
 const CATCH_UP_MAX: Duration = Duration::from_secs(60);
@@ -51,6 +58,17 @@ pub struct TopologyOptions {
     pub database: String,
 }
 
+/// One server, as AWS would describe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Its name, which is also its id.
+    pub id: String,
+    /// Whether it is the writer of its region's cluster; in a secondary region that one is read-only.
+    pub is_writer: bool,
+    /// Availability zone.
+    pub zone: String,
+}
+
 /// The running servers.
 pub struct Topology {
     options: TopologyOptions,
@@ -59,7 +77,7 @@ pub struct Topology {
     dsns: BTreeMap<&'static str, String>,
     links: Vec<(Vec<String>, Link)>,
     lost: Mutex<BTreeSet<String>>,
-    writer: Arc<Mutex<String>>,
+    writer: watch::Sender<&'static str>,
     heartbeat: JoinHandle<()>,
 }
 
@@ -100,7 +118,13 @@ impl Topology {
             Node::start(binaries, reaper, run_as, name, &data, &log, &settings).await
         };
         let follow = |name: &str, port: u16| {
-            format!("primary_conninfo = 'host=127.0.0.1 port={port} user=postgres application_name={name}'\n")
+            // `connect_timeout` is not obeyed here; without a limit a connection attempt into a lost region is
+            // repeated by the kernel ever more rarely, and goes on long after the region has returned.
+            let silence = REPLICATION_SILENCE_MAX_MS;
+            format!(
+                "primary_conninfo = 'host=127.0.0.1 port={port} user=postgres application_name={name} \
+                 tcp_user_timeout={silence}'\n"
+            )
         };
 
         let a1 = start("a1", "synchronous_standby_names = 'FIRST 1 (a2)'\n".into()).await?;
@@ -123,8 +147,8 @@ impl Topology {
         }
         let nodes = BTreeMap::from([("a1", a1), ("a2", a2), ("b1", b1)]);
         let dsns: BTreeMap<_, _> = nodes.iter().map(|(name, node)| (*name, node.dsn(&options.database))).collect();
-        let writer = Arc::new(Mutex::new("a1".to_owned()));
-        let heartbeat = tokio::spawn(beat(Arc::clone(&writer), dsns.clone()));
+        let writer = watch::Sender::new("a1");
+        let heartbeat = tokio::spawn(beat(writer.subscribe(), dsns.clone()));
         Ok(Self { options, port, nodes: nodes.into(), dsns, links, lost: Mutex::default(), writer, heartbeat })
     }
 
@@ -156,18 +180,33 @@ impl Topology {
     /// Packets from and to the region vanish from now on.
     pub fn lose_region(&self, region: &str) {
         self.lost.lock().expect("no panic while it is held").insert(region.into());
-        self.links_of(region).for_each(Link::cut);
+        let touched = self.links.iter().filter(|(regions, _)| regions.iter().any(|of| of == region));
+        Link::cut_all(touched.map(|(_, link)| link));
     }
 
-    /// Packets flow again.
+    /// Packets flow again, except to regions that are still lost.
     pub fn heal_region(&self, region: &str) {
-        self.lost.lock().expect("no panic while it is held").remove(region);
-        self.links_of(region).for_each(Link::heal);
+        let mut lost = self.lost.lock().expect("no panic while it is held");
+        lost.remove(region);
+        let whole = self.links.iter().filter(|(regions, _)| !regions.iter().any(|of| lost.contains(of)));
+        whole.for_each(|(_, link)| link.heal());
     }
 
-    fn links_of(&self, region: &str) -> impl Iterator<Item = &Link> {
-        let touches = move |regions: &[String]| regions.iter().any(|r| r == region);
-        self.links.iter().filter(move |(regions, _)| touches(regions)).map(|(_, link)| link)
+    /// Instances of the cluster in `region`.
+    #[must_use]
+    pub fn instances(&self, region: &str) -> Vec<Instance> {
+        let names: &[&str] = if region == self.options.primary_region {
+            &["a1", "a2"]
+        } else if region == self.options.secondary_region {
+            &["b1"]
+        } else {
+            &[]
+        };
+        let zones = ["a", "b"].iter().map(|letter| format!("{region}{letter}"));
+        // A region's cluster has a writer instance of its own, which is read-only while the region is secondary.
+        let instance =
+            |(name, zone): (&&str, String)| Instance { id: (*name).to_owned(), is_writer: *name == names[0], zone };
+        names.iter().zip(zones).map(instance).collect()
     }
 
     /// Ends all servers at once; their data is not needed any more.
@@ -175,6 +214,16 @@ impl Topology {
         self.heartbeat.abort();
         let mut nodes = self.nodes.lock().await;
         futures::future::join_all(nodes.values_mut().map(Node::crash)).await;
+    }
+
+    /// Ends all servers and removes what they stored.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub async fn shutdown(self) -> Result<()> {
+        self.stop().await;
+        let dir = &self.options.dir;
+        fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))
     }
 
     /// Writers of regions that can be reached must take no more writes: RDS-EVENT-0390 says so.
@@ -205,9 +254,21 @@ impl Topology {
     }
 
     async fn session(&self, node: &str) -> Result<Client> {
-        let (client, connection) = tokio_postgres::connect(&self.direct_dsn(node), tokio_postgres::NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        node::connect(&self.direct_dsn(node)).await
+    }
+
+    /// Gives the session on the new writer.
+    async fn promote_node(&self, name: &str) -> Result<Client> {
+        let session = self.session(name).await.with_context(|| format!("reaching {name}"))?;
+        let mut sent: Option<Instant> = None;
+        while session.query_one("SELECT pg_is_in_recovery()", &[]).await?.get(0) {
+            if sent.is_none_or(|at| at.elapsed() > PROMOTION_RESEND_AFTER) {
+                session.execute("SELECT pg_promote(false)", &[]).await?;
+                sent = Some(Instant::now());
+            }
+            tokio::time::sleep(PROMOTION_LOOK_EVERY).await;
+        }
+        Ok(session)
     }
 }
 
@@ -215,24 +276,9 @@ impl Topology {
 impl Databases for Topology {
     async fn promote(&self, region: &str) -> Result<()> {
         let name = self.node_of(region)?;
-        let session = self.session(name).await.with_context(|| format!("reaching {name}"))?;
-        let began = Instant::now();
-        let mut sent: Option<Instant> = None;
-        loop {
-            let replica: bool = session.query_one("SELECT pg_is_in_recovery()", &[]).await?.get(0);
-            if !replica {
-                break;
-            }
-            if began.elapsed() > PROMOTION_MAX {
-                bail!("{name} is still a replica {PROMOTION_MAX:?} after it was promoted");
-            }
-            if sent.is_none_or(|at| at.elapsed() > PROMOTION_RESEND_AFTER) {
-                session.execute("SELECT pg_promote(false)", &[]).await?;
-                sent = Some(Instant::now());
-            }
-            tokio::time::sleep(PROMOTION_LOOK_EVERY).await;
-        }
-        *self.writer.lock().expect("no panic while it is held") = name.into();
+        let promoted = tokio::time::timeout(PROMOTION_MAX, self.promote_node(name)).await;
+        let session = promoted.with_context(|| format!("{name} is not a writer after {PROMOTION_MAX:?}"))??;
+        self.writer.send_replace(name);
         self.fence_others(region).await;
         // Later rewinds need a checkpoint on the new timeline; nobody waits for it.
         tokio::spawn(async move { session.batch_execute("CHECKPOINT").await });
@@ -240,21 +286,20 @@ impl Databases for Topology {
     }
 
     fn instances(&self, region: &str) -> Vec<(String, bool)> {
-        let writer = self.writer.lock().expect("no panic while it is held").clone();
-        let names: &[&str] = if region == self.options.primary_region { &["a1", "a2"] } else { &["b1"] };
-        // A region's cluster has a writer instance of its own, which is read-only while the region is secondary.
-        names.iter().map(|name| ((*name).to_owned(), **name == writer || *name == names[0])).collect()
+        self.instances(region).into_iter().map(|instance| (instance.id, instance.is_writer)).collect()
     }
 }
 
 /// Replication is proven by positions, not by a status word.
 async fn caught_up(source: &Node, replica: &Node, database: &str) -> Result<()> {
     let (source, replica) = (source.connect(database).await?, replica.connect(database).await?);
-    let at: String = source.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
+    let asked = "SELECT pg_current_wal_lsn()::text, timeline_id FROM pg_control_checkpoint()";
+    let row = source.query_one(asked, &[]).await?;
+    let (at, timeline): (String, i32) = (row.get(0), row.get(1));
     let began = Instant::now();
-    let reached = "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false)
-        AND EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')";
-    while !replica.query_one(reached, &[&at]).await?.get::<_, bool>(0) {
+    let reached = "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false) AND EXISTS
+        (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND received_tli = $2)";
+    while !replica.query_one(reached, &[&at, &timeline]).await?.get::<_, bool>(0) {
         if began.elapsed() > CATCH_UP_MAX {
             bail!("replication did not catch up within {CATCH_UP_MAX:?}");
         }
@@ -263,26 +308,32 @@ async fn caught_up(source: &Node, replica: &Node, database: &str) -> Result<()> 
     Ok(())
 }
 
-/// Writes the heartbeat on whoever is the writer; a lost connection is opened again.
-async fn beat(writer: Arc<Mutex<String>>, dsns: BTreeMap<&'static str, String>) {
-    let mut session: Option<(String, Client)> = None;
+/// Writes the heartbeat on whoever is the writer, and turns to a new one at once, however the old one hangs.
+async fn beat(mut writer: watch::Receiver<&'static str>, dsns: BTreeMap<&'static str, String>) {
+    loop {
+        let now = *writer.borrow_and_update();
+        let dsn = dsns.get(now).expect("the writer is one of the nodes");
+        tokio::select! {
+            changed = writer.changed() => if changed.is_err() { return },
+            () = beat_at(dsn) => {}
+        }
+    }
+}
+
+/// Beats until something fails; never returns sooner than after one interval.
+async fn beat_at(dsn: &str) {
     let mut ticks = tokio::time::interval(HEARTBEAT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let session = node::connect(dsn).await;
     loop {
         ticks.tick().await;
-        let now = writer.lock().expect("no panic while it is held").clone();
-        if session.as_ref().is_none_or(|(to, _)| *to != now) {
-            let Some(dsn) = dsns.get(now.as_str()) else { continue };
-            let Ok((client, connection)) = tokio_postgres::connect(dsn, tokio_postgres::NoTls).await else { continue };
-            tokio::spawn(connection);
-            session = Some((now, client));
-        }
-        if let Some((_, client)) = &session {
-            let written = client.execute("UPDATE lab.heartbeat SET at = clock_timestamp()", &[]);
-            if tokio::time::timeout(HEARTBEAT_EVERY * 10, written).await.is_ok_and(|r| r.is_ok()) {
-                continue;
-            }
-            session = None;
+        let Ok(session) = &session else { return };
+        // Not waiting for the reader: without one, sessions that hold the row would pile up.
+        let written =
+            session.batch_execute("SET synchronous_commit = local; UPDATE lab.heartbeat SET at = clock_timestamp()");
+        if !matches!(tokio::time::timeout(HEARTBEAT_MAX, written).await, Ok(Ok(()))) {
+            return;
         }
     }
 }
