@@ -192,7 +192,7 @@ impl Walk {
     }
 
     fn command(&self, order: usize) -> Command {
-        let allow_data_loss = order % 2 == 0;
+        let allow_data_loss = order.is_multiple_of(2);
         let order = match order {
             0 => Order::Pause { until: self.now.plus_ms(90_000) },
             1 => Order::Resume,
