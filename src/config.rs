@@ -302,6 +302,7 @@ struct PolicySection {
     assess_deadline: Option<String>,
     promote_deadline: Option<String>,
     reroute_deadline: Option<String>,
+    fence_deadline: Option<String>,
     announce_deadline: Option<String>,
     retry: Option<String>,
     retry_max: Option<String>,
@@ -326,6 +327,7 @@ struct Defaults {
     retry: &'static str,
     retry_max: &'static str,
     claim_ttl: &'static str,
+    fence_deadline: &'static str,
     soak: &'static str,
 }
 
@@ -347,6 +349,7 @@ impl Profile {
                 retry: "1s",
                 retry_max: "30s",
                 claim_ttl: "30s",
+                fence_deadline: "30s",
                 soak: "10m",
             },
             Self::Fast => Defaults {
@@ -364,6 +367,7 @@ impl Profile {
                 retry: "50ms",
                 retry_max: "1s",
                 claim_ttl: "3s",
+                fence_deadline: "3s",
                 soak: "10s",
             },
         }
@@ -555,6 +559,7 @@ impl Check {
             assess_deadline_ms: ms("assess-deadline", &p.assess_deadline, "1m"),
             promote_deadline_ms: ms("promote-deadline", &p.promote_deadline, "15m"),
             reroute_deadline_ms: ms("reroute-deadline", &p.reroute_deadline, "5m"),
+            fence_deadline_ms: ms("fence-deadline", &p.fence_deadline, defaults.fence_deadline),
             announce_deadline_ms: ms("announce-deadline", &p.announce_deadline, "5m"),
             retry_ms: ms("retry", &p.retry, defaults.retry),
             retry_max_ms: ms("retry-max", &p.retry_max, defaults.retry_max),

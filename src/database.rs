@@ -24,6 +24,14 @@ const WRITE: &str = "INSERT INTO aurora_failover_heartbeat (writer, epoch) VALUE
 const LAG: &str =
     "SELECT rpo_lag_in_msec FROM aurora_global_db_status() WHERE aws_region = $1 AND rpo_lag_in_msec >= 0";
 
+/// The statement that makes new transactions of this database read-only.
+const READ_ONLY: &str = "SELECT format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database())";
+
+/// Ends the sessions that began before; those of `rdsadmin` may not be touched.
+const END_SESSIONS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_type = 'client backend'
+    AND pid <> pg_backend_pid() AND usename <> 'rdsadmin'";
+
 /// Why a write was not proven. The class is a closed set of words, for metrics and policy.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{class}: {detail}")]
@@ -148,6 +156,22 @@ impl Session {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Makes new transactions read-only and ends every other session of this database. The setting does not outlive
+    /// the server's return as a replica, which overwrites it.
+    ///
+    /// # Errors
+    /// Class `server` without the right to, `connection` otherwise.
+    pub async fn fence(&self) -> Result<String, ProbeError> {
+        let replica: bool = self.client.query_one("SELECT pg_is_in_recovery()", &[]).await?.get(0);
+        if replica {
+            return Ok("it is a replica and takes no writes".into());
+        }
+        let read_only: String = self.client.query_one(READ_ONLY, &[]).await?.get(0);
+        self.client.batch_execute(&read_only).await?;
+        let ended: i64 = self.client.query_one(END_SESSIONS, &[]).await?.get(0);
+        Ok(format!("new transactions are read-only, {ended} sessions were ended"))
     }
 
     /// Replication lag of `region` in milliseconds, if this server is a replica of it that knows.

@@ -85,6 +85,7 @@ fn outcome(outcome: &Outcome) -> String {
                 detail.clone()
             }
             Report::Announced => "announced".into(),
+            Report::Fenced { detail } => detail.clone(),
             Report::FailingOverInRegion => "RDS fails over in the region".into(),
         },
         Outcome::InProgress { detail } => format!("in progress: {detail}"),

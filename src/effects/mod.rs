@@ -6,6 +6,7 @@
 mod announce;
 mod assess;
 mod failover_in_region;
+mod fence;
 mod promote;
 mod reroute;
 mod verify;
@@ -72,6 +73,7 @@ impl World {
                 Effect::FailOverInRegion { cluster, region, instance } => {
                     failover_in_region::run(self, task, cluster, region, instance.as_deref()).await
                 }
+                Effect::Fence { cluster, region } => fence::run(self, task, cluster, region).await,
                 Effect::Reroute { changes } => reroute::run(self, task, changes).await,
                 Effect::Verify { changes, region, .. } => verify::run(self, task, changes, region).await,
                 Effect::Announce { from, to, reason, primary } => {

@@ -108,6 +108,8 @@ pub struct Policy {
     pub promote_deadline_ms: u64,
     /// Longest time for the DNS change and its proof, each.
     pub reroute_deadline_ms: u64,
+    /// Longest time for fencing an old writer; it is given up afterwards.
+    pub fence_deadline_ms: u64,
     /// Longest time for an announcement; it is dropped afterwards.
     pub announce_deadline_ms: u64,
     /// Pause before an effect is tried again; doubles up to `retry_max_ms`.

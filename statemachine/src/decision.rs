@@ -142,6 +142,10 @@ pub enum Rule {
     Verified,
     /// The announcement is out, or given up.
     Announced,
+    /// The old writer takes no writes any more.
+    Fenced,
+    /// The old writer could not be fenced in time.
+    FenceGivenUp,
     /// An effect goes on or will be tried again.
     EffectRetried,
     /// An effect ran out of time or was refused.
@@ -211,6 +215,8 @@ impl Rule {
             Self::Rerouted => "the public names are in sync",
             Self::Verified => "a write through the public names committed",
             Self::Announced => "announced",
+            Self::Fenced => "the old writer takes no writes any more",
+            Self::FenceGivenUp => "the old writer could not be fenced in time; if it takes writes, that will be seen",
             Self::EffectRetried => "the effect is looked at again later",
             Self::EffectHeld => "the effect cannot go on by itself",
             Self::Reassess => "RDS is asked again",

@@ -224,6 +224,9 @@ const EVENTS: &[(&str, Give)] = &[
 
 // ---- walking -------------------------------------------------------------------------------------------------
 
+/// Effects that no state waits for.
+const BESIDE: [&str; 2] = ["announce", "fence"];
+
 /// A record with a clock and hands.
 struct Walk {
     record: Record,
@@ -240,6 +243,7 @@ impl Walk {
         lag.lag_ms = Some(40);
         walk.give(Event::Probe(lag));
         (0..VANTAGES.len()).for_each(|vantage| drop(walk.probe(vantage, true)));
+        walk.answer_beside();
         walk
     }
 
@@ -333,14 +337,20 @@ impl Walk {
             Effect::FailOverInRegion { .. } => Report::FailingOverInRegion,
             Effect::Reroute { .. } => Report::Rerouted { at: self.now, detail: String::new() },
             Effect::Verify { .. } => Report::Verified { detail: String::new() },
+            Effect::Fence { .. } => Report::Fenced { detail: String::new() },
             Effect::Announce { .. } => Report::Announced,
         };
         Some(self.give(Event::Result(EffectResult { effect: id, token, outcome: Outcome::Done { report } })))
     }
 
+    /// Answers everything that no state waits for.
+    fn answer_beside(&mut self) {
+        while BESIDE.iter().any(|name| self.answer(name).is_some()) {}
+    }
+
     /// Claims and answers the effect that the state waits for.
     fn result(&mut self, outcome: Option<Outcome>) -> Option<Decision> {
-        let name = self.record.pending.iter().map(|p| p.effect.name()).find(|name| *name != "announce")?;
+        let name = self.record.pending.iter().map(|p| p.effect.name()).find(|name| !BESIDE.contains(name))?;
         let Some(outcome) = outcome else { return self.answer(name) };
         self.claim();
         let pending = self.record.pending.iter().find(|p| p.effect.name() == name)?;
@@ -430,6 +440,7 @@ fn config() -> Config {
             assess_deadline_ms: 60_000,
             promote_deadline_ms: 900_000,
             reroute_deadline_ms: 300_000,
+            fence_deadline_ms: 30_000,
             announce_deadline_ms: 300_000,
             retry_ms: 1_000,
             retry_max_ms: 30_000,

@@ -28,6 +28,14 @@ pub enum Effect {
         /// Epoch that this promotion ends.
         epoch: Epoch,
     },
+    /// Stop the old writer from taking writes, and drop what is connected to it. Best effort: it never holds
+    /// anything back, and is given up at its deadline.
+    Fence {
+        /// The cluster; it must not be the writer any more.
+        cluster: Arn,
+        /// Its region.
+        region: Region,
+    },
     /// Let another instance of the primary's cluster become its writer.
     FailOverInRegion {
         /// The cluster.
@@ -71,6 +79,7 @@ impl Effect {
         match self {
             Self::Assess { .. } => "assess",
             Self::Promote { .. } => "promote",
+            Self::Fence { .. } => "fence",
             Self::FailOverInRegion { .. } => "failover-in-region",
             Self::Reroute { .. } => "reroute",
             Self::Verify { .. } => "verify",
@@ -198,6 +207,11 @@ pub enum Report {
     Promoted {
         /// Was it this try that made the call?
         called: bool,
+        /// Human detail.
+        detail: String,
+    },
+    /// The old writer takes no writes.
+    Fenced {
         /// Human detail.
         detail: String,
     },

@@ -206,7 +206,8 @@ fn target_fit(record: &Record, assessment: &Assessment) -> (GuardResult, Option<
         }
         let lag_ms = record.evidence.lag.get(&member.region).map(|lag| lag.ms);
         let other = wanted.filter(|wanted| **wanted != member.region).map(|w| format!("the operator wants {w}"));
-        let unfit = other.or_else(|| unfitness(assessment.member(&member.arn), &assessment.engine_version));
+        let fenced = record.is_being_fenced(&member.region).then(|| "it is being fenced".to_string());
+        let unfit = other.or(fenced).or_else(|| unfitness(assessment.member(&member.arn), &assessment.engine_version));
         let value = match (&unfit, lag_ms) {
             (Some(why), _) => why.clone(),
             (None, Some(ms)) => format!("fit, lag {ms} ms"),

@@ -11,6 +11,9 @@ pub enum Violation {
     /// I4.
     #[error("I4: an unclaimed promotion is pending while the machine may not act")]
     NoPromotionWithoutRight,
+    /// I4, for what would undo a promotion.
+    #[error("I4: a fence is pending against the writer, or against the one that becomes it")]
+    NoFenceOfTheWriter,
     /// I5.
     #[error("I5: an episode's state waits for nothing: no pending effect, no hold, no deadline")]
     AlwaysADeadline,
@@ -23,6 +26,7 @@ pub enum Violation {
 pub fn check(record: &Record) -> Result<(), Violation> {
     one_promotion_per_epoch(record)?;
     no_promotion_without_right(record)?;
+    no_fence_of_the_writer(record)?;
     always_a_deadline(record)
 }
 
@@ -42,6 +46,15 @@ fn no_promotion_without_right(record: &Record) -> Result<(), Violation> {
     let human = record.episode.as_ref().is_some_and(|e| e.ordered.is_some() || e.kind == EpisodeKind::Adopted);
     let may = record.mode != Mode::Observe && record.paused.is_none() && (record.proven || human);
     if unclaimed && !may { Err(Violation::NoPromotionWithoutRight) } else { Ok(()) }
+}
+
+fn no_fence_of_the_writer(record: &Record) -> Result<(), Violation> {
+    let target = match &record.state {
+        State::Promoting { target, .. } => Some(target),
+        _ => None,
+    };
+    let fenced = record.is_being_fenced(&record.primary) || target.is_some_and(|target| record.is_being_fenced(target));
+    if fenced { Err(Violation::NoFenceOfTheWriter) } else { Ok(()) }
 }
 
 fn always_a_deadline(record: &Record) -> Result<(), Violation> {

@@ -117,6 +117,7 @@ fn adopt(record: &mut Record, turn: &mut Turn, assessment: Assessment) -> Option
 
 /// From now on `region` is the primary, and nothing is known of it yet.
 fn move_primary(record: &mut Record, turn: &Turn, region: &Region) {
+    record.pending.retain(|p| !matches!(&p.effect, Effect::Fence { region: fenced, .. } if fenced == region));
     record.epoch = record.epoch.next();
     record.primary = region.clone();
     record.primary_since = turn.now;
@@ -229,6 +230,7 @@ pub(crate) fn promoting_result(record: &mut Record, turn: &mut Turn, target: &Re
 
 fn promoted(record: &mut Record, turn: &mut Turn, target: &Region) -> Next {
     let changes = record.route_changes(target);
+    let old = record.primary.clone();
     move_primary(record, turn, target);
     record.hold = None;
     let planned = record.episode.as_ref().is_some_and(|episode| episode.kind == EpisodeKind::Switchover);
@@ -246,6 +248,10 @@ fn promoted(record: &mut Record, turn: &mut Turn, target: &Region) -> Next {
     }
     let deadline = turn.now.plus_ms(record.config.policy.reroute_deadline_ms);
     turn.issue(record, Effect::Reroute { changes }, deadline);
+    // A switchover leaves a replica behind, a failover maybe a writer.
+    if record.episode.as_ref().is_some_and(|episode| episode.kind == EpisodeKind::Failover) {
+        turn.fence(record, &old);
+    }
     turn.go(Rule::Promoted, State::Rerouting { since: turn.now })
 }
 

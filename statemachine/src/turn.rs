@@ -121,6 +121,7 @@ impl Turn {
         record.dual_writer = Some(DualWriter { region: region.clone(), since: self.at });
         self.updated(Rule::DualWriter);
         self.announce(record, "dual-writer", "dual-writer");
+        self.fence(record, region);
     }
 
     /// Takes a result in; true when the effect is done and the state must be told.
@@ -182,6 +183,11 @@ impl Turn {
             (Effect::Announce { .. }, _) => {
                 record.pending.remove(index);
                 self.updated(Rule::Announced);
+                return false;
+            }
+            (Effect::Fence { .. }, _) => {
+                record.pending.remove(index);
+                self.updated(Rule::FenceGivenUp);
                 return false;
             }
             (Effect::Assess { question: Question::WhoIsDown | Question::IsWhole }, _) => {
@@ -250,14 +256,18 @@ impl Turn {
     /// Sight is judged after every event, in every state; quiet evidence is stored once in a while.
     pub(crate) fn look(&mut self, record: &mut Record) {
         let blind = record.evidence.is_blind(&record.config.policy, self.now);
-        let changed = blind != record.blind || self.news;
+        let changed = blind != record.blind;
         record.blind = blind;
-        if changed && !self.verdict.is_durable() {
+        if (changed || self.news) && !self.verdict.is_durable() {
             self.updated(Rule::SightChanged);
         } else if self.verdict == Verdict::Noted
             && self.now.since_ms(record.heartbeat_at) >= record.config.policy.heartbeat_ms
         {
             self.updated(Rule::Heartbeat);
+        }
+        if changed && record.proven {
+            let (from, to) = if blind { ("sighted", "blind") } else { ("blind", "sighted") };
+            self.announce(record, from, to);
         }
     }
 
@@ -321,6 +331,15 @@ impl Turn {
         self.issue(record, Effect::Assess { question }, deadline);
     }
 
+    /// Asks for the end of writes in `region`, unless that is asked for already.
+    pub(crate) fn fence(&mut self, record: &mut Record, region: &Region) {
+        let Some(cluster) = record.config.member(region).map(|member| member.arn.clone()) else { return };
+        if !record.is_being_fenced(region) {
+            let deadline = self.now.plus_ms(record.config.policy.fence_deadline_ms);
+            self.issue(record, Effect::Fence { cluster, region: region.clone() }, deadline);
+        }
+    }
+
     /// Tells pagers: a transition, or something that stands beside the state.
     pub(crate) fn announce(&mut self, record: &mut Record, from: &str, to: &str) {
         let reason = match &record.hold {
@@ -373,6 +392,7 @@ impl Turn {
         }
         match self.done.take() {
             Some((Effect::Announce { .. }, _)) => self.updated(Rule::Announced),
+            Some((Effect::Fence { .. }, _)) => self.updated(Rule::Fenced),
             Some((Effect::FailOverInRegion { .. }, _)) => {
                 self.begin_grace(record);
                 self.updated(Rule::InRegionFailover)
@@ -413,7 +433,9 @@ impl Turn {
 
     /// The primary is well, or nothing was done and nothing shall be: back to watching.
     pub(crate) fn back_to_healthy(&mut self, record: &mut Record, rule: Rule, outcome: EpisodeOutcome) -> Next {
-        record.pending.retain(|p| matches!(p.effect, Effect::Announce { .. } | Effect::FailOverInRegion { .. }));
+        record.pending.retain(|p| {
+            matches!(p.effect, Effect::Announce { .. } | Effect::Fence { .. } | Effect::FailOverInRegion { .. })
+        });
         self.close(record, outcome);
         self.go(rule, State::Healthy)
     }
@@ -463,6 +485,8 @@ impl Turn {
         record.hold = None;
         record.grace = None;
         record.drop_assess();
+        // Somebody else may move the writer to where it was fenced.
+        record.pending.retain(|p| !matches!(&p.effect, Effect::Fence { region, .. } if *region == target.region));
         if let Some(episode) = &mut record.episode {
             episode.decided_at = Some(self.now);
             episode.rpo_bound_ms = target.rpo_bound_ms;
@@ -505,6 +529,11 @@ impl Record {
     /// The assessment that is not answered yet.
     pub(crate) fn pending_assess(&self) -> Option<&Pending> {
         self.pending.iter().find(|p| matches!(p.effect, Effect::Assess { .. }))
+    }
+
+    /// Is `region` being kept from taking writes?
+    pub(crate) fn is_being_fenced(&self, region: &Region) -> bool {
+        self.pending.iter().any(|p| matches!(&p.effect, Effect::Fence { region: fenced, .. } if fenced == region))
     }
 
     pub(crate) fn drop_assess(&mut self) {
@@ -556,6 +585,7 @@ const fn answers(effect: &Effect, report: &Report) -> bool {
     match effect {
         Effect::Assess { .. } => matches!(report, Report::Assessed(_)),
         Effect::Promote { .. } => matches!(report, Report::Promoted { .. }),
+        Effect::Fence { .. } => matches!(report, Report::Fenced { .. }),
         Effect::FailOverInRegion { .. } => matches!(report, Report::FailingOverInRegion),
         Effect::Reroute { .. } => matches!(report, Report::Rerouted { .. }),
         Effect::Verify { .. } => matches!(report, Report::Verified { .. }),

@@ -184,8 +184,8 @@ impl World {
             decision.record.evidence = evidence;
         }
         let mut record = decision.record;
-        // Announcements are out of this world; event ids only recognise copies, which sequences and tokens do here.
-        record.pending.retain(|p| !matches!(p.effect, Effect::Announce { .. }));
+        // Announcements and fences hold nothing back and are out of this world; event ids only recognise copies, which sequences and tokens do here.
+        record.pending.retain(|p| !matches!(p.effect, Effect::Announce { .. } | Effect::Fence { .. }));
         record.seen.clear();
         if !decision.verdict.is_durable() {
             self.copies[controller] = Some((record, version));
@@ -249,7 +249,7 @@ impl World {
                 }
             }
             Effect::FailOverInRegion { .. } => done(Report::FailingOverInRegion),
-            Effect::Announce { .. } => done(Report::Announced),
+            Effect::Fence { .. } | Effect::Announce { .. } => None,
         }
     }
 

@@ -47,6 +47,7 @@ pub fn config() -> Config {
             assess_deadline_ms: 60_000,
             promote_deadline_ms: 900_000,
             reroute_deadline_ms: 300_000,
+            fence_deadline_ms: 30_000,
             announce_deadline_ms: 300_000,
             retry_ms: 1_000,
             retry_max_ms: 30_000,
