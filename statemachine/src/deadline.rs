@@ -4,7 +4,7 @@ use crate::{Pending, Record, State, Timestamp};
 
 /// Effects that may be claimed at `now`: not before their time, and not held by somebody else.
 pub fn due_effects(record: &Record, now: Timestamp) -> impl Iterator<Item = &Pending> {
-    record.pending.iter().filter(move |p| claimable_at(p) <= now)
+    record.pending.iter().filter(move |p| p.is_claimable(now))
 }
 
 /// The earliest time at which a `tick` or a `claim` would change the record; none when only facts can.
@@ -45,7 +45,7 @@ fn sight_ends_at(record: &Record) -> Option<Timestamp> {
         .or(Some(record.last_now))
 }
 
-fn claimable_at(pending: &Pending) -> Timestamp {
+pub(crate) fn claimable_at(pending: &Pending) -> Timestamp {
     match &pending.claim {
         Some(claim) => claim.expires_at,
         None => pending.not_before,

@@ -140,12 +140,12 @@ pub enum Rule {
     Rerouted,
     /// A write through the names committed.
     Verified,
-    /// The announcement is out, or given up.
+    /// The announcement is out.
     Announced,
     /// The old writer takes no writes any more.
     Fenced,
-    /// The old writer could not be fenced in time.
-    FenceGivenUp,
+    /// An announcement or a fence was refused, or did not come about in time.
+    GivenUp,
     /// An effect goes on or will be tried again.
     EffectRetried,
     /// An effect ran out of time or was refused.
@@ -216,7 +216,7 @@ impl Rule {
             Self::Verified => "a write through the public names committed",
             Self::Announced => "announced",
             Self::Fenced => "the old writer takes no writes any more",
-            Self::FenceGivenUp => "the old writer could not be fenced in time; if it takes writes, that will be seen",
+            Self::GivenUp => "given up: nothing waits for it",
             Self::EffectRetried => "the effect is looked at again later",
             Self::EffectHeld => "the effect cannot go on by itself",
             Self::Reassess => "RDS is asked again",

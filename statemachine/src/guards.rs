@@ -124,7 +124,7 @@ impl Verdict {
 
 /// May the machine fail over? Every guard is asked, so that history shows what each would have said.
 pub(crate) fn ask_failover(record: &Record, assessment: &Assessment, now: Timestamp) -> Verdict {
-    let (fit, target) = target_fit(record, assessment);
+    let (fit, target) = target_fit(record, assessment, now);
     let adopted = target.as_ref().is_some_and(|target| target.adopted);
     let bound_ms = target.as_ref().and_then(|target| target.rpo_bound_ms);
     let asked = vec![
@@ -141,8 +141,8 @@ pub(crate) fn ask_failover(record: &Record, assessment: &Assessment, now: Timest
 }
 
 /// May the machine switch over, as an operator ordered?
-pub(crate) fn ask_switchover(record: &Record, assessment: &Assessment) -> Verdict {
-    let (fit, target) = target_fit(record, assessment);
+pub(crate) fn ask_switchover(record: &Record, assessment: &Assessment, now: Timestamp) -> Verdict {
+    let (fit, target) = target_fit(record, assessment, now);
     let whole = whole(record, assessment, target.as_ref());
     Verdict::new(vec![may_act(record), fit, whole], target)
 }
@@ -193,7 +193,7 @@ pub(crate) fn still_down(record: &Record, now: Timestamp) -> GuardResult {
 
 /// The member that somebody is already promoting; else the one that an operator named; else the fit secondary with
 /// the least lag, then the lowest priority number.
-fn target_fit(record: &Record, assessment: &Assessment) -> (GuardResult, Option<Target>) {
+fn target_fit(record: &Record, assessment: &Assessment, now: Timestamp) -> (GuardResult, Option<Target>) {
     let mut inputs = Vec::new();
     let mut best: Option<(&Member, bool)> = None;
     let wanted = ordered(record).and_then(|ordered| ordered.target.as_ref());
@@ -206,7 +206,8 @@ fn target_fit(record: &Record, assessment: &Assessment) -> (GuardResult, Option<
         }
         let lag_ms = record.evidence.lag.get(&member.region).map(|lag| lag.ms);
         let other = wanted.filter(|wanted| **wanted != member.region).map(|w| format!("the operator wants {w}"));
-        let fenced = record.is_being_fenced(&member.region).then(|| "it is being fenced".to_string());
+        let fence = record.fence_of(&member.region).filter(|p| now < p.deadline || !p.is_claimable(now));
+        let fenced = fence.map(|_| "it is being fenced".to_string());
         let unfit = other.or(fenced).or_else(|| unfitness(assessment.member(&member.arn), &assessment.engine_version));
         let value = match (&unfit, lag_ms) {
             (Some(why), _) => why.clone(),

@@ -53,7 +53,7 @@ fn no_fence_of_the_writer(record: &Record) -> Result<(), Violation> {
         State::Promoting { target, .. } => Some(target),
         _ => None,
     };
-    let fenced = record.is_being_fenced(&record.primary) || target.is_some_and(|target| record.is_being_fenced(target));
+    let fenced = core::iter::once(&record.primary).chain(target).any(|region| record.fence_of(region).is_some());
     if fenced { Err(Violation::NoFenceOfTheWriter) } else { Ok(()) }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn healthy_probe(record: &mut Record, turn: &mut Turn) -> Next {
 
 pub(crate) fn healthy_result(record: &mut Record, turn: &mut Turn) -> Next {
     if let Some(assessment) = turn.take_assessment(Some(Question::MaySwitchOver)) {
-        let verdict = guards::ask_switchover(record, &assessment);
+        let verdict = guards::ask_switchover(record, &assessment, turn.now);
         let refusal = verdict.refusal().map(describe);
         turn.guards.extend(verdict.asked);
         return match verdict.target {

@@ -180,14 +180,9 @@ impl Turn {
         again_at: Timestamp,
     ) -> bool {
         let (reason, release) = match (&record.pending[index].effect, refused) {
-            (Effect::Announce { .. }, _) => {
+            (Effect::Announce { .. } | Effect::Fence { .. }, _) => {
                 record.pending.remove(index);
-                self.updated(Rule::Announced);
-                return false;
-            }
-            (Effect::Fence { .. }, _) => {
-                record.pending.remove(index);
-                self.updated(Rule::FenceGivenUp);
+                self.updated(Rule::GivenUp);
                 return false;
             }
             (Effect::Assess { question: Question::WhoIsDown | Question::IsWhole }, _) => {
@@ -334,7 +329,7 @@ impl Turn {
     /// Asks for the end of writes in `region`, unless that is asked for already.
     pub(crate) fn fence(&mut self, record: &mut Record, region: &Region) {
         let Some(cluster) = record.config.member(region).map(|member| member.arn.clone()) else { return };
-        if !record.is_being_fenced(region) {
+        if record.fence_of(region).is_none() {
             let deadline = self.now.plus_ms(record.config.policy.fence_deadline_ms);
             self.issue(record, Effect::Fence { cluster, region: region.clone() }, deadline);
         }
@@ -351,11 +346,18 @@ impl Turn {
         self.issue(record, effect, deadline);
     }
 
-    /// Gives the claimant every effect that is due.
+    /// Gives the claimant every effect that is due. What holds nothing back and was not answered by its deadline, not
+    /// even with a failure, is given up instead.
     pub(crate) fn claim_due(&mut self, record: &mut Record, by: &ControllerId) -> Next {
+        let now = self.now;
+        let given_up = |p: &Pending| p.is_best_effort() && p.is_claimable(now) && now >= p.deadline;
+        if record.pending.iter().any(given_up) {
+            record.pending.retain(|p| !given_up(p));
+            self.updated(Rule::GivenUp);
+        }
         let due: Vec<EffectId> = deadline::due_effects(record, self.now).map(|p| p.id).collect();
         if due.is_empty() {
-            return self.ignore(Reason::NothingDue);
+            return if self.verdict.is_durable() { Handled } else { self.ignore(Reason::NothingDue) };
         }
         let expires_at = self.now.plus_ms(record.config.policy.claim_ttl_ms);
         for pending in record.pending.iter_mut().filter(|p| due.contains(&p.id)) {
@@ -525,15 +527,27 @@ impl Turn {
     }
 }
 
+impl Pending {
+    /// Does no state wait for it?
+    pub(crate) const fn is_best_effort(&self) -> bool {
+        matches!(self.effect, Effect::Announce { .. } | Effect::Fence { .. })
+    }
+
+    /// May somebody claim it at `now`?
+    pub(crate) fn is_claimable(&self, now: Timestamp) -> bool {
+        deadline::claimable_at(self) <= now
+    }
+}
+
 impl Record {
     /// The assessment that is not answered yet.
     pub(crate) fn pending_assess(&self) -> Option<&Pending> {
         self.pending.iter().find(|p| matches!(p.effect, Effect::Assess { .. }))
     }
 
-    /// Is `region` being kept from taking writes?
-    pub(crate) fn is_being_fenced(&self, region: &Region) -> bool {
-        self.pending.iter().any(|p| matches!(&p.effect, Effect::Fence { region: fenced, .. } if fenced == region))
+    /// The effect that keeps `region` from taking writes, if that is asked for.
+    pub(crate) fn fence_of(&self, region: &Region) -> Option<&Pending> {
+        self.pending.iter().find(|p| matches!(&p.effect, Effect::Fence { region: fenced, .. } if fenced == region))
     }
 
     pub(crate) fn drop_assess(&mut self) {

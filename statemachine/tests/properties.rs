@@ -7,8 +7,8 @@ use common::{Cluster, EAST, VANTAGES, WEST, arn, assessment, config, probe};
 use proptest::prelude::*;
 use statemachine::{
     Alarm, ClaimToken, Claimant, Command, Configured, Decision, Effect, EffectId, EffectResult, Envelope, EpisodeKind,
-    Epoch, Event, EventId, FailoverInProgress, Mode, Order, Outcome, Pending, RdsEvent, Record, Report, Timestamp, Verdict,
-    invariants, next_wakeup, step,
+    Epoch, Event, EventId, FailoverInProgress, Mode, Order, Outcome, Pending, RdsEvent, Record, Report, Timestamp,
+    Verdict, invariants, next_wakeup, step,
 };
 use std::collections::BTreeSet;
 

@@ -4,8 +4,8 @@ mod common;
 
 use common::{Cluster, EAST, VANTAGES, WEST, arn, assessment, config, probe, promoted};
 use statemachine::{
-    AlarmWeight, Effect, EpisodeKind, EpisodeOutcome, Event, FailoverInProgress, Guard, HoldReason, How, Mode, Outcome,
-    Reason, Record, Region, Report, Rule, Timestamp, Verdict, next_wakeup,
+    AlarmWeight, Effect, EpisodeKind, EpisodeOutcome, Event, FailoverInProgress, Guard, HoldReason, How, Mode, Order,
+    Outcome, Reason, Record, Region, Report, Rule, Timestamp, Verdict, next_wakeup,
 };
 
 fn how(record: &Record) -> Option<How> {
@@ -220,6 +220,42 @@ fn a_second_writer_is_announced_once_and_its_end_is_seen() {
 }
 
 #[test]
+fn whoever_becomes_the_writer_is_not_fenced_any_more() {
+    let mut cluster = Cluster::stable();
+    assert!(cluster.pending("fence").is_some());
+    cluster.order(Order::Acknowledge);
+    cluster.rds("RDS-EVENT-0181", WEST);
+    let mut moving = assessment(WEST);
+    moving.failover = Some(FailoverInProgress { status: "switching-over".into(), to: arn(EAST) });
+    cluster.done("assess", Report::Assessed(moving));
+    assert_eq!(how(cluster.record()), Some(How::Follow));
+    assert_eq!(cluster.pending("fence"), None);
+}
+
+#[test]
+fn a_member_that_is_being_fenced_is_no_target_until_the_fence_is_answered_or_over() {
+    let mut cluster = Cluster::stable();
+    cluster.order(Order::Acknowledge);
+    cluster.order(Order::Failover { target: None, allow_data_loss: true });
+    cluster.done("assess", Report::Assessed(assessment(WEST)));
+    assert_eq!(cluster.record().hold.as_ref().map(|h| h.reason), Some(HoldReason::Guard(Guard::TargetFit)));
+    cluster.wait(30_000);
+    cluster.give(Event::Tick);
+    cluster.done("assess", Report::Assessed(assessment(WEST)));
+    assert_eq!(cluster.state(), "promoting", "nobody answered, and its time is over");
+    assert_eq!(cluster.pending("fence"), None);
+}
+
+#[test]
+fn a_fence_that_is_refused_is_given_up_and_holds_nothing() {
+    let mut cluster = Cluster::promoting();
+    cluster.done("promote", promoted());
+    let decision = cluster.answer("fence", Outcome::Refused { detail: "permission denied".into() });
+    assert_eq!((decision.rule, cluster.pending("fence")), (Rule::GivenUp, None));
+    assert!(cluster.record().hold.is_none());
+}
+
+#[test]
 fn the_target_of_a_promotion_and_late_probes_are_no_second_writer() {
     let mut promoting = Cluster::promoting();
     promoting.claim();
@@ -264,9 +300,11 @@ fn a_restarted_canary_counts_anew_and_its_stragglers_do_not() {
 #[test]
 fn blindness_is_seen_without_any_event() {
     let mut cluster = Cluster::healthy(Mode::Auto);
+    cluster.done_beside();
     let heard = cluster.now;
     cluster.tick_until("blind", |record| record.blind);
     assert_eq!(cluster.now, heard.plus_ms(35_001), "as soon as too few are live");
+    cluster.done_beside();
     assert_eq!(next_wakeup(cluster.record()), None, "only probes can change that");
 }
 
@@ -277,15 +315,11 @@ fn every_wakeup_is_the_one_that_matters() {
     for vantage in VANTAGES {
         held.probe(vantage, "timeout");
     }
-    while held.pending("announce").is_some() {
-        held.done("announce", Report::Announced);
-    }
+    held.done_beside();
     let deadline = held.record().hold.as_ref().map(|hold| hold.deadline);
     assert_eq!(next_wakeup(held.record()), deadline);
     let mut stable = Cluster::stable();
-    while stable.pending("announce").is_some() {
-        stable.done("announce", Report::Announced);
-    }
+    stable.done_beside();
     stable.edit(|record| record.blind = true);
     let soak_until = stable.now.plus_ms(config().policy.soak_ms);
     assert_eq!(next_wakeup(stable.record()), Some(soak_until));
