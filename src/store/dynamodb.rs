@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use statemachine::{ClusterId, Record, SCHEMA};
+use statemachine::{ClusterId, Record};
 use std::collections::HashMap;
 
 /// Key attributes of the table.
@@ -174,10 +174,6 @@ fn read_item(cluster: &ClusterId, attributes: &Attributes) -> Result<Item, Store
             .and_then(|value| value.as_s().or_else(|_| value.as_n()).ok())
             .ok_or_else(|| unreadable(format!("attribute {name} is missing")))
     };
-    let schema = get("schema")?;
-    if *schema != SCHEMA.to_string() {
-        return Err(unreadable(format!("it has schema {schema}, this version reads {SCHEMA}")));
-    }
     let record: Record = serde_json::from_str(get("record")?).map_err(|e| unreadable(format!("record: {e}")))?;
     let row: HistoryRow = serde_json::from_str(get("row")?).map_err(|e| unreadable(format!("row: {e}")))?;
     let version = get("version")?.parse().map_err(|e| unreadable(format!("version: {e}")))?;

@@ -264,7 +264,8 @@ impl Evidence {
             _ => false,
         });
         let counts = |name: &String| self.alarms.get(name).is_some_and(|at| self.newest_ok.is_none_or(|ok| *at > ok));
-        quorum.alarm_votes = config.alarms.iter().filter(|a| counts(&a.name)).map(|a| a.weight).sum();
+        quorum.alarm_votes =
+            config.alarms.iter().filter(|a| counts(&a.name)).map(|a| a.weight).fold(0, u32::saturating_add);
         quorum
     }
 

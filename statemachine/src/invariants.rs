@@ -1,10 +1,16 @@
 //! Named predicates over one record, shared by tests, simulator and, before each commit, production.
 
-use crate::{Effect, EpisodeKind, Mode, Record, State};
+use crate::{Effect, EpisodeKind, Mode, Pending, Record, State};
+
+/// No counter comes near this in the lifetime of a cluster.
+const COUNT_MAX: u64 = u64::MAX / 2;
 
 /// A broken invariant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
+    /// Not written by this software, or damaged since.
+    #[error("the record contradicts itself: {0}")]
+    Incoherent(&'static str),
     /// I1.
     #[error("I1: more than one promotion is pending in one epoch")]
     OnePromotionPerEpoch,
@@ -24,10 +30,33 @@ pub enum Violation {
 /// # Errors
 /// The first broken invariant.
 pub fn check(record: &Record) -> Result<(), Violation> {
+    coherent(record)?;
     one_promotion_per_epoch(record)?;
     no_promotion_without_right(record)?;
     no_fence_of_the_writer(record)?;
     always_a_deadline(record)
+}
+
+fn coherent(record: &Record) -> Result<(), Violation> {
+    let Record { pending, effects_issued, tokens_issued, epoch, .. } = record;
+    let repeated = |(index, p): (usize, &Pending)| pending[..index].iter().any(|other| other.id == p.id);
+    let target_configured = match &record.state {
+        State::Promoting { target, .. } => record.config.member(target).is_some() && *target != record.primary,
+        _ => true,
+    };
+    let promises = [
+        (record.primary_member().is_some(), "its primary is not configured"),
+        (target_configured, "its target is not another configured member"),
+        (record.state == State::Healthy || record.episode.is_some(), "it is not healthy and has no episode"),
+        (pending.iter().all(|p| p.id <= *effects_issued), "an effect is pending that was never asked for"),
+        (!pending.iter().enumerate().any(repeated), "two pending effects have one number"),
+        (
+            pending.iter().filter_map(|p| p.claim.as_ref()).all(|claim| claim.token <= *tokens_issued),
+            "a claim has a token that was never given",
+        ),
+        ([effects_issued.0, tokens_issued.0, epoch.0].iter().all(|n| *n < COUNT_MAX), "it has counted too far"),
+    ];
+    promises.into_iter().find(|(kept, _)| !kept).map_or(Ok(()), |(_, broken)| Err(Violation::Incoherent(broken)))
 }
 
 fn one_promotion_per_epoch(record: &Record) -> Result<(), Violation> {

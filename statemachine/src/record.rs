@@ -8,7 +8,8 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Version of the stored shape. A reader refuses any other.
 pub const SCHEMA: u32 = 1;
@@ -20,7 +21,8 @@ const SEEN_KEPT: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Record {
-    /// Shape of this record, [`SCHEMA`].
+    /// Shape of this record, [`SCHEMA`]; no other can be read.
+    #[serde(deserialize_with = "known_schema")]
     pub schema: u32,
     /// Whose record it is.
     pub cluster: ClusterId,
@@ -85,6 +87,16 @@ pub struct Record {
     pub last_now: Timestamp,
     /// When evidence was last stored in a quiet state.
     pub heartbeat_at: Timestamp,
+}
+
+/// A shape that this software does not know must not be guessed at.
+fn known_schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        SCHEMA => Ok(SCHEMA),
+        other => Err(D::Error::custom(format_args!(
+            "the record has schema {other}, and this software reads {SCHEMA}: update it"
+        ))),
+    }
 }
 
 impl Record {
