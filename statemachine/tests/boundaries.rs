@@ -383,6 +383,110 @@ fn an_observer_who_follows_the_writer_forgets_a_fence_of_it_and_nothing_else() {
     assert!(cluster.record().pending.len() > announcements);
 }
 
+// ---- what is said ------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_hold_is_announced_with_its_release_and_a_transition_with_its_rule() {
+    let mut cluster = Cluster::confirmed_down(Mode::Approve);
+    cluster.done("assess", Report::Assessed(assessment(EAST)));
+    let reasons: Vec<&str> = cluster
+        .record()
+        .pending
+        .iter()
+        .filter_map(|p| match &p.effect {
+            Effect::Announce { reason, .. } => Some(reason.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(reasons.iter().any(|reason| reason.ends_with("; to go on: approve")), "{reasons:?}");
+    assert!(reasons.contains(&Rule::QuorumConfirmed.sentence()), "{reasons:?}");
+    // A transition out of a hold has its rule too.
+    cluster.rounds(2, "ok ok ok");
+    let last = cluster.record().pending.iter().rev().find_map(|p| match &p.effect {
+        Effect::Announce { reason, .. } => Some(reason.as_str()),
+        _ => None,
+    });
+    assert_eq!(last, Some(Rule::Recovered.sentence()));
+    // And what is announced while a hold stands, besides it.
+    let mut held = Cluster::confirmed_down(Mode::Approve);
+    held.done("assess", Report::Assessed(assessment(EAST)));
+    held.wait(40_000);
+    held.give(Event::Tick);
+    let blind = held.record().pending.iter().rev().find_map(|p| match &p.effect {
+        Effect::Announce { reason, to, .. } if to == "blind" => Some(reason.clone()),
+        _ => None,
+    });
+    assert!(blind.is_some_and(|reason| !reason.contains("to go on")));
+}
+
+#[test]
+fn what_no_state_waits_for_ends_by_its_own_rule() {
+    let mut cluster = Cluster::stable();
+    let fenced = cluster.done_claimed("fence", Report::Fenced { detail: String::new() });
+    assert_eq!(fenced.rule, Rule::Fenced);
+    assert_eq!(cluster.done("announce", Report::Announced).rule, Rule::Announced);
+    let mut healthy = Cluster::healthy(Mode::Auto);
+    healthy.order(Order::FailoverInRegion { instance: None });
+    let accepted = healthy.now.plus_ms(5_000);
+    healthy.now = accepted;
+    assert_eq!(healthy.done("failover-in-region", Report::FailingOverInRegion).rule, Rule::InRegionFailover);
+    let grace = healthy.record().grace.clone().expect("it holds confirmation back");
+    assert_eq!(grace.until, accepted.plus_ms(90_000), "from when RDS took it");
+}
+
+#[test]
+fn the_same_configuration_in_another_mode_is_news() {
+    let mut cluster = Cluster::healthy(Mode::Auto);
+    let mut configured = |mode| cluster.give(Event::Configured(Configured { config: config(), mode })).rule;
+    assert_eq!(configured(Mode::Auto), Rule::Ignored);
+    assert_eq!(configured(Mode::Approve), Rule::Reconfigured);
+    assert_eq!(configured(Mode::Approve), Rule::Ignored);
+}
+
+#[test]
+fn what_a_new_configuration_does_not_name_is_forgotten_and_the_rest_is_kept() {
+    let mut cluster = Cluster::healthy(Mode::Auto);
+    let mut wide = statemachine::Config { hash: "two".into(), ..config() };
+    wide.alarms = ["commits", "website"].map(|name| AlarmWeight { name: name.into(), weight: 1 }).to_vec();
+    cluster.give(Event::Configured(Configured { config: wide.clone(), mode: Mode::Auto }));
+    cluster.alarm("commits", true);
+    cluster.alarm("website", true);
+    cluster.edit(|record| {
+        let lag = record.evidence.lag[&Region::from(WEST)];
+        record.evidence.lag.insert("us-east-2".into(), lag);
+    });
+    let mut narrow = statemachine::Config { hash: "three".into(), ..wide };
+    narrow.alarms.pop();
+    narrow.policy.vantages.pop();
+    cluster.give(Event::Configured(Configured { config: narrow, mode: Mode::Auto }));
+    let evidence = &cluster.record().evidence;
+    assert_eq!(evidence.tracks.keys().map(|v| v.as_str()).collect::<Vec<_>>(), ["east", "west"]);
+    assert_eq!(evidence.alarms.keys().collect::<Vec<_>>(), ["commits"]);
+    assert_eq!(evidence.lag.keys().map(|r| r.as_str()).collect::<Vec<_>>(), [WEST]);
+}
+
+#[test]
+fn a_topology_is_whole_with_one_connected_available_secondary_that_has_an_instance() {
+    type Spoil = fn(&mut statemachine::Assessment);
+    let cases: [(Spoil, bool); 5] = [
+        (|_| {}, false),
+        (|a| a.members[0].cluster.as_mut().expect("given").instances = 0, true),
+        (|a| a.members[0].cluster.as_mut().expect("given").status = "creating".into(), true),
+        (|a| a.members[0].synchronization = None, true),
+        (|a| a.members[1].writer = false, true),
+    ];
+    for (spoil, exposed) in cases {
+        let mut cluster = Cluster::stable();
+        cluster.wait(600_000);
+        cluster.give(Event::Tick);
+        let mut answer = assessment(WEST);
+        spoil(&mut answer);
+        cluster.done("assess", Report::Assessed(answer));
+        assert_eq!(cluster.record().exposed, exposed);
+        assert_eq!(cluster.state(), if exposed { "stable" } else { "healthy" });
+    }
+}
+
 // ---- names and invariants ----------------------------------------------------------------------------------------
 
 #[test]
