@@ -1,7 +1,31 @@
-//! The one place that reads the time.
+//! The one place that reads the time and makes names up: all that differs between two runs of the same events.
 
 use jiff::Timestamp as Instant;
 use statemachine::Timestamp;
+use uuid::Uuid;
+
+/// Where time and names come from; simulations bring their own.
+pub trait Clock: Send + Sync {
+    /// Now, by somebody's wall clock.
+    fn now(&self) -> Timestamp;
+
+    /// A name that nobody else has, of letters and digits.
+    fn unique(&self) -> String;
+}
+
+/// This machine's clock, and random names.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        now()
+    }
+
+    fn unique(&self) -> String {
+        Uuid::new_v4().simple().to_string()
+    }
+}
 
 /// Now, by this machine's wall clock.
 #[must_use]

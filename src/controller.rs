@@ -11,14 +11,14 @@
 //! for a version loads anew and decides anew. Everything is safe to kill anywhere: what was stored is found again
 //! on the next load, and what was claimed is free again when the claim expires.
 
-use crate::clock;
 use crate::config::{ClusterSettings, Settings};
 use crate::effects::{Task, World};
 use crate::inbox::{Delivery, Inbox};
 use crate::store::{HistoryRow, Item, Store, StoreError};
 use statemachine::{
-    Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, Event, EventId, Reason,
-    Record, Timestamp, Verdict, due_effects, invariants, next_wakeup, step,
+    ClaimToken, Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, Event,
+    EventId, Evidence, Outcome, Pending, Reason, Record, Timestamp, Verdict, due_effects, invariants, next_wakeup,
+    step,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +28,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
-use uuid::Uuid;
 
 /// Lost races for a version before a turn is given up; its message comes again.
 const CONFLICTS_MAX: u32 = 10;
@@ -39,8 +38,8 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// Events waiting for one cluster; beyond that the queue waits.
 const INBOX_MAX: usize = 256;
 
-/// Longest time that a stopping controller waits for what it has begun.
-const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Longest time that a stopping controller waits for what it has begun; giving the rest back takes another moment.
+const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// Runs every configured cluster until `stop`, then lets running effects end for a few seconds.
 pub async fn run(
@@ -50,7 +49,7 @@ pub async fn run(
     inboxes: Vec<Inbox>,
     stop: CancellationToken,
 ) {
-    let id = ControllerId(format!("controller-{}", Uuid::new_v4().simple()));
+    let id = ControllerId(format!("controller-{}", world.clock.unique()));
     info!(controller = %id, clusters = settings.clusters.len(), "started");
     let mut routes: HashMap<ClusterId, mpsc::Sender<Delivery>> = HashMap::new();
     let mut clusters = JoinSet::new();
@@ -76,6 +75,26 @@ struct Loaded {
     record: Record,
     version: u64,
     last_hash: String,
+}
+
+/// What history keeps of a record before its turn.
+struct Before {
+    state: &'static str,
+    evidence: Evidence,
+    last_now: Timestamp,
+    /// All of it, when no episode was open.
+    quiet: Option<Box<Record>>,
+}
+
+impl Before {
+    fn of(record: &Record) -> Self {
+        Self {
+            state: record.state.name(),
+            evidence: record.evidence.clone(),
+            last_now: record.last_now,
+            quiet: record.episode.is_none().then(|| Box::new(record.clone())),
+        }
+    }
 }
 
 /// Why a turn was not made.
@@ -112,11 +131,13 @@ impl ClusterTask {
     async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>, stop: CancellationToken) {
         loop {
             let wake_at = self.wake_at();
+            // Time first, so that a flood of events delays no deadline; then results, which free what is claimed.
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(wake_at) => self.on_time().await,
                 Some(envelope) = self.arrived.recv() => self.turn_or_warn(&envelope).await,
                 Some(delivery) = deliveries.recv() => self.deliver(delivery).await,
-                () = tokio::time::sleep_until(wake_at) => self.on_time().await,
             }
             while self.running.try_join_next().is_some() {}
             self.claim_due().await;
@@ -124,24 +145,41 @@ impl ClusterTask {
         self.finish().await;
     }
 
-    /// Lets running effects end and stores their results; what does not end in time is found again by its claim.
+    /// Lets running effects end and stores their results; what does not end in time is given back, so that the next
+    /// controller looks at it at once instead of waiting for the claim to expire.
     async fn finish(mut self) {
         let deadline = Instant::now() + STOP_GRACE;
         while !self.running.is_empty() {
-            let ended = tokio::time::timeout_at(deadline, self.running.join_next()).await;
-            if ended.is_err() {
-                warn!(cluster = %self.settings.id, count = self.running.len(), "stopping; running effects are left to their claims");
+            if tokio::time::timeout_at(deadline, self.running.join_next()).await.is_err() {
                 break;
             }
         }
+        self.running.abort_all();
+        while self.running.join_next().await.is_some() {}
         while let Ok(envelope) = self.arrived.try_recv() {
             self.turn_or_warn(&envelope).await;
         }
+        for (effect, token) in self.unanswered() {
+            warn!(cluster = %self.settings.id, %effect, "stopping; the effect is given back to be looked at");
+            let outcome = Outcome::Unknown { detail: "its controller was stopped".into() };
+            let result = Event::Result(EffectResult { effect, token, outcome });
+            self.turn_or_warn(&self.own_event("stop", result)).await;
+        }
+    }
+
+    /// Effects that this controller holds and has not answered.
+    fn unanswered(&self) -> Vec<(EffectId, ClaimToken)> {
+        let Some(loaded) = &self.loaded else { return Vec::new() };
+        let mine = |pending: &Pending| {
+            let claim = pending.claim.as_ref().filter(|claim| claim.by == self.controller)?;
+            Some((pending.id, claim.token))
+        };
+        loaded.record.pending.iter().filter_map(mine).collect()
     }
 
     fn wake_at(&self) -> Instant {
         let Some(loaded) = &self.loaded else { return self.scan_at };
-        let now = clock::now();
+        let now = self.world.clock.now();
         let due = next_wakeup(&loaded.record).map(|at| Instant::now() + Duration::from_millis(at.since_ms(now)));
         due.map_or(self.scan_at, |due| due.min(self.scan_at))
     }
@@ -175,7 +213,7 @@ impl ClusterTask {
         {
             return self.not_made(&error);
         }
-        let now = clock::now();
+        let now = self.world.clock.now();
         let due = self.loaded.as_ref().and_then(|loaded| next_wakeup(&loaded.record));
         if due.is_some_and(|due| due <= now) {
             self.turn_or_warn(&self.own_event("tick", Event::Tick)).await;
@@ -199,7 +237,7 @@ impl ClusterTask {
     }
 
     async fn claim_due(&mut self) {
-        let now = clock::now();
+        let now = self.world.clock.now();
         let due = self.loaded.as_ref().is_some_and(|loaded| due_effects(&loaded.record, now).next().is_some());
         if due {
             let claimant = Claimant { by: self.controller.clone() };
@@ -208,7 +246,7 @@ impl ClusterTask {
     }
 
     fn own_event(&self, kind: &str, event: Event) -> Envelope {
-        Envelope { id: EventId(format!("{kind}/{}", Uuid::new_v4().simple())), at: clock::now(), event }
+        Envelope { id: EventId(format!("{kind}/{}", self.world.clock.unique())), at: self.world.clock.now(), event }
     }
 
     /// One turn: decide, store, append, start. Repeated from the load when another controller was first.
@@ -219,8 +257,8 @@ impl ClusterTask {
                 None => self.read().await?,
             };
             let Loaded { record, version, last_hash } = loaded;
-            let from = record.state.name();
-            let now = clock::now();
+            let before = Before::of(&record);
+            let now = self.world.clock.now();
             let decision = step(record, envelope, now);
             if decision.verdict == (Verdict::Ignored { reason: Reason::PrimaryNotConfigured }) {
                 error!(cluster = %self.settings.id, reason = Reason::PrimaryNotConfigured.sentence(), "configuration not taken");
@@ -232,7 +270,7 @@ impl ClusterTask {
             }
             let version = version + 1;
             let span = info_span!("turn", cluster = %self.settings.id, event = %envelope.id, version);
-            match self.store_turn(from, envelope, decision, version, &last_hash, now).instrument(span).await {
+            match self.store_turn(before, envelope, decision, version, &last_hash, now).instrument(span).await {
                 Err(TurnError::Store(StoreError::Conflict { .. })) => {
                     debug!(cluster = %self.settings.id, version, "another controller was first; deciding anew");
                 }
@@ -244,7 +282,7 @@ impl ClusterTask {
 
     async fn store_turn(
         &mut self,
-        from: &'static str,
+        before: Before,
         envelope: &Envelope,
         decision: Decision,
         version: u64,
@@ -252,7 +290,7 @@ impl ClusterTask {
         now: Timestamp,
     ) -> Result<(), TurnError> {
         invariants::check(&decision.record)?;
-        let row = self.history_row(from, envelope, &decision, version, last_hash, now);
+        let row = self.history_row(before, envelope, &decision, version, last_hash, now);
         let item = Item { version, decision_id: row.decision_id.clone(), record: decision.record, row };
         self.store.commit(&item).await?;
         self.store.append(&item.row).await?;
@@ -266,7 +304,7 @@ impl ClusterTask {
 
     fn history_row(
         &self,
-        from: &str,
+        before: Before,
         envelope: &Envelope,
         decision: &Decision,
         version: u64,
@@ -280,9 +318,9 @@ impl ClusterTask {
             cluster: record.cluster.clone(),
             version,
             at: now,
-            decision_id: Uuid::new_v4().simple().to_string(),
+            decision_id: self.world.clock.unique(),
             event: envelope.clone(),
-            from: from.into(),
+            from: before.state.into(),
             to: record.state.name().into(),
             verdict: decision.verdict,
             rule: decision.rule,
@@ -306,6 +344,10 @@ impl ClusterTask {
             config_hash: record.config.hash.clone(),
             software: env!("CARGO_PKG_VERSION").into(),
             event_age_ms: now.since_ms(envelope.at),
+            evidence: before.evidence,
+            last_now: before.last_now,
+            checkpoint: before.quiet.filter(|_| version == 1 || record.episode.is_some()),
+            record_hash: HistoryRow::hash_of(record),
             previous_hash: last_hash.into(),
             hash: String::new(),
         };
@@ -316,7 +358,7 @@ impl ClusterTask {
     fn start(&mut self, record: &Record, id: EffectId) {
         let Some(pending) = record.pending(id) else { return };
         let Some(claim) = &pending.claim else { return };
-        let now = clock::now();
+        let now = self.world.clock.now();
         // End before the claim does, so that two runs never overlap.
         let run_ms = claim.expires_at.since_ms(now) * 9 / 10;
         let task = Task {
@@ -336,7 +378,7 @@ impl ClusterTask {
             let result = EffectResult { effect: id, token, outcome };
             let envelope = Envelope {
                 id: EventId(format!("result/{id}/{token}")),
-                at: clock::now(),
+                at: world.clock.now(),
                 event: Event::Result(result),
             };
             // The task may be stopping; the claim expires and the next controller looks.
@@ -349,7 +391,8 @@ impl ClusterTask {
             Some(item) => Loaded { record: item.record, version: item.version, last_hash: item.row.hash },
             None => {
                 let settings = &self.settings;
-                let record = Record::new(settings.id.clone(), settings.config.clone(), settings.mode, clock::now());
+                let record =
+                    Record::new(settings.id.clone(), settings.config.clone(), settings.mode, self.world.clock.now());
                 Loaded { record, version: 0, last_hash: String::new() }
             }
         })

@@ -5,6 +5,7 @@
 
 use crate::config::DatabaseSettings;
 use crate::dns::Dns;
+use async_trait::async_trait;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -43,7 +44,8 @@ pub struct ProbeError {
 }
 
 impl ProbeError {
-    fn new(class: &'static str, detail: impl Into<String>) -> Self {
+    /// Of this class.
+    pub fn new(class: &'static str, detail: impl Into<String>) -> Self {
         Self { class, detail: detail.into() }
     }
 }
@@ -115,24 +117,39 @@ impl Database {
         });
         Ok(Session { client, connection, address })
     }
+}
 
-    /// Opens a session to `name` and commits a heartbeat within `deadline`.
-    ///
-    /// # Errors
-    /// All classes.
-    pub async fn prove_write(
+/// What the effects need of PostgreSQL.
+#[async_trait]
+pub trait Databases: Send + Sync {
+    /// Opens a session to `name` and commits a heartbeat within `deadline`; answers where it led.
+    async fn prove_write(&self, name: &str, writer: &str, epoch: u64, deadline: Duration)
+    -> Result<String, ProbeError>;
+
+    /// Opens a session to `name` and keeps the server behind it from taking writes, within `deadline`; answers what
+    /// was done.
+    async fn fence(&self, name: &str, deadline: Duration) -> Result<String, ProbeError>;
+}
+
+#[async_trait]
+impl Databases for Database {
+    async fn prove_write(
         &self,
         name: &str,
         writer: &str,
         epoch: u64,
         deadline: Duration,
-    ) -> Result<SocketAddr, ProbeError> {
+    ) -> Result<String, ProbeError> {
         within(deadline, async {
             let session = self.connect(name).await?;
             session.write(writer, epoch).await?;
-            Ok(session.address)
+            Ok(session.address.to_string())
         })
         .await
+    }
+
+    async fn fence(&self, name: &str, deadline: Duration) -> Result<String, ProbeError> {
+        within(deadline, async { self.connect(name).await?.fence().await }).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Asking DNS: without a cache, so that an answer is the name server's and not our own memory.
 
+use async_trait::async_trait;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -14,8 +15,17 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("DNS lookup of {name} failed: {detail}")]
 pub struct DnsError {
-    name: String,
-    detail: String,
+    /// Which name.
+    pub name: String,
+    /// Why.
+    pub detail: String,
+}
+
+/// What the effects need of DNS.
+#[async_trait]
+pub trait Resolver: Send + Sync {
+    /// The CNAME of `name` as its name servers answer it, fully qualified and in lower case.
+    async fn cname(&self, name: &str) -> Result<String, DnsError>;
 }
 
 /// A resolver without cache.
@@ -56,12 +66,11 @@ impl Dns {
         let addresses: Vec<IpAddr> = found.iter().collect();
         if addresses.is_empty() { Err(failed(name, "no address")) } else { Ok(addresses) }
     }
+}
 
-    /// The CNAME of `name`, fully qualified and in lower case.
-    ///
-    /// # Errors
-    /// When there is no answer or no CNAME.
-    pub async fn cname(&self, name: &str) -> Result<String, DnsError> {
+#[async_trait]
+impl Resolver for Dns {
+    async fn cname(&self, name: &str) -> Result<String, DnsError> {
         let found = self.resolver.lookup(name, RecordType::CNAME).await;
         let found = found.map_err(|error| failed(name, &error.to_string()))?;
         let cname = found.answers().iter().find_map(|record| match &record.data {

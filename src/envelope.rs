@@ -3,9 +3,13 @@
 //! Strict: an unknown version, an unknown field inside `detail` or a missing one is refused with the reason, and
 //! the message goes to the dead-letter queue. EventBridge's own envelope may grow; its unknown fields are dropped.
 
+use crate::bus::{CANARY_SOURCE, OPERATOR_SOURCE};
 use crate::clock;
+use crate::config::ClusterSettings;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use statemachine::{ClusterId, Command, Envelope, Event, EventId, Probe};
+use statemachine::{Alarm, Arn, ClusterId, Command, Envelope, Event, EventId, Probe, ProbeOutcome, RdsEvent};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// `detail-type` of a probe.
 pub const PROBE_DETAIL_TYPE: &str = "Probe Result";
@@ -15,6 +19,27 @@ pub const COMMAND_DETAIL_TYPE: &str = "Operator Command";
 
 /// `detail-type` of an announcement.
 pub const TRANSITION_DETAIL_TYPE: &str = "Failover Transition";
+
+/// `detail-type` of an event about a DB cluster.
+pub const RDS_CLUSTER_DETAIL_TYPE: &str = "RDS DB Cluster Event";
+
+/// `detail-type` of an event about a DB instance.
+pub const RDS_INSTANCE_DETAIL_TYPE: &str = "RDS DB Instance Event";
+
+/// `detail-type` of an alarm.
+pub const ALARM_DETAIL_TYPE: &str = "CloudWatch Alarm State Change";
+
+/// `source` of RDS.
+pub const RDS_SOURCE: &str = "aws.rds";
+
+/// `source` of alarms.
+pub const CLOUDWATCH_SOURCE: &str = "aws.cloudwatch";
+
+/// Longest name in a message, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+/// Longest reason of a command, in bytes.
+const REASON_BYTES_MAX: usize = 2048;
 
 /// Version of the `detail` that this software writes and reads.
 const DETAIL_VERSION: u32 = 1;
@@ -51,6 +76,20 @@ pub enum Refusal {
         /// What it sent.
         detail_type: String,
     },
+    /// Sent from an account that holds no member.
+    #[error("account {found} may not send {detail_type}")]
+    WrongAccount {
+        /// The account.
+        found: String,
+        /// What it sent.
+        detail_type: String,
+    },
+    /// Somebody replays an archive: the past is not decided upon twice.
+    #[error("the event is replayed from an archive ({replay})")]
+    Replayed {
+        /// Name of the replay.
+        replay: String,
+    },
     /// Came by the wrong queue.
     #[error("{detail_type} is not taken from this queue")]
     WrongQueue {
@@ -79,8 +118,12 @@ pub enum Refusal {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Outer {
+    id: String,
     source: String,
     detail_type: String,
+    account: String,
+    /// Only in events that somebody replays from an archive.
+    replay_name: Option<String>,
     detail: serde_json::Value,
 }
 
@@ -102,39 +145,164 @@ struct CommandDetail {
     command: Command,
 }
 
-/// Reads one message.
-///
-/// # Errors
-/// Why it cannot be used.
-pub fn decode(body: &str, channel: Channel) -> Result<(ClusterId, Envelope), Refusal> {
-    if body.len() > MESSAGE_BYTES_MAX {
-        return Err(Refusal::TooLong { bytes: body.len() });
-    }
-    let outer: Outer = serde_json::from_str(body).map_err(|e| Refusal::NotAnEnvelope(e.to_string()))?;
-    let (source, expected) = match outer.detail_type.as_str() {
-        PROBE_DETAIL_TYPE => (crate::bus::CANARY_SOURCE, Channel::Evidence),
-        COMMAND_DETAIL_TYPE => (crate::bus::OPERATOR_SOURCE, Channel::Operator),
-        _ => return Err(Refusal::UnknownKind(outer.detail_type)),
-    };
-    if outer.source != source {
-        return Err(Refusal::ForgedSource { found: outer.source, detail_type: outer.detail_type });
-    }
-    if channel != expected {
-        return Err(Refusal::WrongQueue { detail_type: outer.detail_type });
-    }
-    match expected {
-        Channel::Evidence => {
-            let detail: ProbeDetail = read_detail(&outer)?;
-            let probe = detail.probe;
-            let id = format!("{}/{}/{}/{}", probe.vantage, probe.incarnation, probe.target, probe.sequence);
-            Ok((detail.cluster, envelope(&outer, id, &detail.at, Event::Probe(probe))?))
+/// An event of RDS, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RdsDetail {
+    source_arn: String,
+    date: String,
+    message: Option<String>,
+    #[serde(rename = "EventID")]
+    event_id: String,
+}
+
+/// An alarm's change of state, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AlarmDetail {
+    alarm_name: String,
+    state: AlarmState,
+}
+
+#[derive(Deserialize)]
+struct AlarmState {
+    value: String,
+    timestamp: String,
+}
+
+/// A message that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// Whom it is about: one cluster, several for an alarm that they share, none when it is about nothing of ours.
+    pub clusters: Vec<ClusterId>,
+    /// The event.
+    pub envelope: Envelope,
+}
+
+/// Reads messages, with what is configured in mind.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    /// Members by ARN.
+    members: BTreeMap<Arn, ClusterId>,
+    /// Clusters by alarm.
+    alarms: BTreeMap<String, Vec<ClusterId>>,
+    /// Accounts that may send: those of the members.
+    accounts: BTreeSet<String>,
+}
+
+impl Decoder {
+    /// For these clusters.
+    #[must_use]
+    pub fn new(clusters: &[ClusterSettings]) -> Self {
+        let mut decoder = Self { members: BTreeMap::new(), alarms: BTreeMap::new(), accounts: BTreeSet::new() };
+        for cluster in clusters {
+            for member in &cluster.config.members {
+                decoder.accounts.extend(member.arn.as_str().split(':').nth(4).map(str::to_owned));
+                decoder.members.insert(member.arn.clone(), cluster.id.clone());
+            }
+            for alarm in &cluster.config.alarms {
+                decoder.alarms.entry(alarm.name.clone()).or_default().push(cluster.id.clone());
+            }
         }
-        Channel::Operator => {
-            let detail: CommandDetail = read_detail(&outer)?;
-            let id = format!("command/{}", detail.command.nonce);
-            Ok((detail.cluster, envelope(&outer, id, &detail.at, Event::Command(detail.command))?))
+        decoder
+    }
+
+    /// Reads one message.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn decode(&self, body: &str, channel: Channel) -> Result<Decoded, Refusal> {
+        if body.len() > MESSAGE_BYTES_MAX {
+            return Err(Refusal::TooLong { bytes: body.len() });
+        }
+        let outer: Outer = serde_json::from_str(body).map_err(|e| Refusal::NotAnEnvelope(e.to_string()))?;
+        let (source, expected) = match outer.detail_type.as_str() {
+            PROBE_DETAIL_TYPE => (CANARY_SOURCE, Channel::Evidence),
+            COMMAND_DETAIL_TYPE => (OPERATOR_SOURCE, Channel::Operator),
+            RDS_CLUSTER_DETAIL_TYPE | RDS_INSTANCE_DETAIL_TYPE => (RDS_SOURCE, Channel::Evidence),
+            ALARM_DETAIL_TYPE => (CLOUDWATCH_SOURCE, Channel::Evidence),
+            _ => return Err(Refusal::UnknownKind(outer.detail_type)),
+        };
+        if outer.source != source {
+            return Err(Refusal::ForgedSource { found: outer.source, detail_type: outer.detail_type });
+        }
+        if channel != expected {
+            return Err(Refusal::WrongQueue { detail_type: outer.detail_type });
+        }
+        if !self.accounts.contains(&outer.account) {
+            return Err(Refusal::WrongAccount { found: outer.account, detail_type: outer.detail_type });
+        }
+        if let Some(replay) = outer.replay_name {
+            return Err(Refusal::Replayed { replay });
+        }
+        match outer.detail_type.as_str() {
+            PROBE_DETAIL_TYPE => probe(&outer),
+            COMMAND_DETAIL_TYPE => command(&outer),
+            ALARM_DETAIL_TYPE => self.alarm(&outer),
+            _ => self.rds(&outer),
         }
     }
+
+    fn rds(&self, outer: &Outer) -> Result<Decoded, Refusal> {
+        let detail: RdsDetail = read_foreign(outer)?;
+        // An instance's event names its cluster in the message only.
+        let message = detail.message.unwrap_or_default();
+        let mut arn_parts = detail.source_arn.split(':').skip(3);
+        let (region, kind) = (arn_parts.next().unwrap_or_default(), arn_parts.nth(1).unwrap_or_default());
+        let member = self.members.iter().find(|(arn, _)| {
+            let id = arn.as_str().rsplit(':').next().unwrap_or_default();
+            let names_it = || message.split([' ', ',', '.', '\'', '"']).any(|word| word == id);
+            arn.as_str() == detail.source_arn
+                || kind == "db" && arn.as_str().split(':').nth(3) == Some(region) && names_it()
+        });
+        let Some((source, cluster)) = member else {
+            let event = Event::Rds(RdsEvent { code: detail.event_id, source: Arn(detail.source_arn) });
+            return Ok(Decoded { clusters: Vec::new(), envelope: envelope(outer, &outer.id, &detail.date, event)? });
+        };
+        let event = Event::Rds(RdsEvent { code: detail.event_id, source: source.clone() });
+        let id = format!("rds/{}", outer.id);
+        Ok(Decoded { clusters: vec![cluster.clone()], envelope: envelope(outer, &id, &detail.date, event)? })
+    }
+
+    fn alarm(&self, outer: &Outer) -> Result<Decoded, Refusal> {
+        let detail: AlarmDetail = read_foreign(outer)?;
+        let clusters = self.alarms.get(&detail.alarm_name).cloned().unwrap_or_default();
+        // Not enough data says nothing, like silence.
+        let event = Event::Alarm(Alarm { name: detail.alarm_name, in_alarm: detail.state.value == "ALARM" });
+        let id = format!("alarm/{}", outer.id);
+        Ok(Decoded { clusters, envelope: envelope(outer, &id, &detail.state.timestamp, event)? })
+    }
+}
+
+fn probe(outer: &Outer) -> Result<Decoded, Refusal> {
+    let ProbeDetail { cluster, at, probe, .. } = read_detail(outer)?;
+    short(outer, "vantage", probe.vantage.as_str())?;
+    short(outer, "incarnation", &probe.incarnation)?;
+    short(outer, "target", probe.target.as_str())?;
+    if let ProbeOutcome::Failed { class } = &probe.outcome {
+        short(outer, "class", class)?;
+    }
+    let id = format!("{}/{}/{}/{}", probe.vantage, probe.incarnation, probe.target, probe.sequence);
+    Ok(Decoded { clusters: vec![cluster], envelope: envelope(outer, &id, &at, Event::Probe(probe))? })
+}
+
+fn command(outer: &Outer) -> Result<Decoded, Refusal> {
+    let CommandDetail { cluster, at, command, .. } = read_detail(outer)?;
+    short(outer, "actor", &command.actor)?;
+    short(outer, "nonce", &command.nonce)?;
+    if command.reason.len() > REASON_BYTES_MAX {
+        return Err(bad(outer, format!("the reason has {} bytes, at most {REASON_BYTES_MAX}", command.reason.len())));
+    }
+    let id = format!("command/{}", command.nonce);
+    Ok(Decoded { clusters: vec![cluster], envelope: envelope(outer, &id, &at, Event::Command(command))? })
+}
+
+/// Names are kept in records: they are bounded.
+fn short(outer: &Outer, field: &str, text: &str) -> Result<(), Refusal> {
+    if text.len() <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(bad(outer, format!("{field} has {} bytes, at most {NAME_BYTES_MAX}", text.len())))
 }
 
 fn bad(outer: &Outer, reason: String) -> Refusal {
@@ -142,18 +310,23 @@ fn bad(outer: &Outer, reason: String) -> Refusal {
 }
 
 /// The detail, if it has our version and exactly the published fields.
-fn read_detail<T: serde::de::DeserializeOwned>(outer: &Outer) -> Result<T, Refusal> {
+fn read_detail<T: DeserializeOwned>(outer: &Outer) -> Result<T, Refusal> {
     match outer.detail.get("version").and_then(serde_json::Value::as_u64) {
         Some(found) if found != u64::from(DETAIL_VERSION) => return Err(Refusal::UnknownVersion { found }),
         Some(_) => {}
         None => return Err(bad(outer, "version is missing".into())),
     }
+    read_foreign(outer)
+}
+
+/// The detail of somebody else's event: what is not known of it is left alone.
+fn read_foreign<T: DeserializeOwned>(outer: &Outer) -> Result<T, Refusal> {
     T::deserialize(&outer.detail).map_err(|error| bad(outer, error.to_string()))
 }
 
-fn envelope(outer: &Outer, id: String, at: &str, event: Event) -> Result<Envelope, Refusal> {
-    let at = clock::parse_rfc3339(at).ok_or_else(|| bad(outer, format!("at {at:?} is not RFC 3339")))?;
-    Ok(Envelope { id: EventId(id), at, event })
+fn envelope(outer: &Outer, id: &str, at: &str, event: Event) -> Result<Envelope, Refusal> {
+    let at = clock::parse_rfc3339(at).ok_or_else(|| bad(outer, format!("{at:?} is not a time")))?;
+    Ok(Envelope { id: EventId(id.into()), at, event })
 }
 
 /// The `detail` of a probe.
@@ -189,7 +362,15 @@ pub fn transition_detail(cluster: &ClusterId, from: &str, to: &str, reason: &str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use statemachine::{Epoch, Order, ProbeOutcome, SelfCheck, Timestamp};
+    use crate::config;
+    use statemachine::{Epoch, Order, SelfCheck, Timestamp};
+
+    fn decoder() -> Decoder {
+        let example = include_str!("../aurora-failover.example.toml");
+        let mut settings = config::parse(example, "example", |_| None).expect("the example is valid");
+        settings.clusters[0].config.alarms = vec![statemachine::AlarmWeight { name: "commits".into(), weight: 1 }];
+        Decoder::new(&settings.clusters)
+    }
 
     fn probe() -> Probe {
         Probe {
@@ -205,19 +386,23 @@ mod tests {
     }
 
     fn message(source: &str, detail_type: &str, detail: &str) -> String {
-        format!(r#"{{"version":"0","id":"x","source":"{source}","detail-type":"{detail_type}","detail":{detail}}}"#)
+        format!(
+            r#"{{"version":"0","id":"x","source":"{source}","account":"123456789012","detail-type":"{detail_type}",
+            "detail":{detail}}}"#
+        )
+    }
+
+    fn probe_message() -> String {
+        message(CANARY_SOURCE, PROBE_DETAIL_TYPE, &probe_detail(&"orders".into(), Timestamp(1_000_123), &probe()))
     }
 
     #[test]
     fn a_probe_survives_the_round_trip() {
-        let detail = probe_detail(&"orders".into(), Timestamp(1_000_123), &probe());
-        let (cluster, envelope) =
-            decode(&message(crate::bus::CANARY_SOURCE, PROBE_DETAIL_TYPE, &detail), Channel::Evidence)
-                .expect("it is ours");
-        assert_eq!(cluster.as_str(), "orders");
-        assert_eq!(envelope.at, Timestamp(1_000_123));
-        assert_eq!(envelope.id.as_str(), "witness/run-1/us-east-1/7");
-        assert_eq!(envelope.event, Event::Probe(probe()));
+        let decoded = decoder().decode(&probe_message(), Channel::Evidence).expect("it is ours");
+        assert_eq!(decoded.clusters, ["orders".into()]);
+        assert_eq!(decoded.envelope.at, Timestamp(1_000_123));
+        assert_eq!(decoded.envelope.id.as_str(), "witness/run-1/us-east-1/7");
+        assert_eq!(decoded.envelope.event, Event::Probe(probe()));
     }
 
     #[test]
@@ -231,28 +416,80 @@ mod tests {
             order: Order::Approve { allow_data_loss: true },
         };
         let detail = command_detail(&"orders".into(), Timestamp(1_000_000), &command);
-        let body = message(crate::bus::OPERATOR_SOURCE, COMMAND_DETAIL_TYPE, &detail);
-        let (_, envelope) = decode(&body, Channel::Operator).expect("it is ours");
-        assert_eq!(envelope.event, Event::Command(command));
-        let refusal = decode(&body, Channel::Evidence).expect_err("the canary's queue is not for commands");
+        let body = message(OPERATOR_SOURCE, COMMAND_DETAIL_TYPE, &detail);
+        let decoded = decoder().decode(&body, Channel::Operator).expect("it is ours");
+        assert_eq!(decoded.envelope.event, Event::Command(command));
+        let refusal = decoder().decode(&body, Channel::Evidence).expect_err("the canary's queue is not for commands");
         assert!(matches!(refusal, Refusal::WrongQueue { .. }), "{refusal}");
     }
 
     #[test]
+    fn an_event_of_rds_finds_its_cluster_by_arn_or_by_the_message_of_its_instance() {
+        let cluster_arn = "arn:aws:rds:us-east-2:123456789012:cluster:orders-us-east-2";
+        let detail = |arn: &str, message: &str| {
+            format!(
+                r#"{{"EventCategories":["failover"],"SourceType":"CLUSTER","SourceArn":"{arn}",
+                "Date":"2018-10-06T12:26:13.882Z","Message":"{message}","SourceIdentifier":"x",
+                "EventID":"RDS-EVENT-0073"}}"#
+            )
+        };
+        let blocked = "Attempt to block writes for DB cluster orders-us-east-2 in Region us-east-2 succeeded.";
+        let instance = "arn:aws:rds:us-east-2:123456789012:db:orders-1";
+        let cases = [
+            (RDS_CLUSTER_DETAIL_TYPE, detail(cluster_arn, ""), true),
+            (RDS_INSTANCE_DETAIL_TYPE, detail(instance, blocked), true),
+            (RDS_INSTANCE_DETAIL_TYPE, detail(&instance.replace("us-east-2", "us-west-2"), blocked), false),
+            (RDS_CLUSTER_DETAIL_TYPE, detail(&cluster_arn.replace("orders", "other"), ""), false),
+        ];
+        for (detail_type, detail, ours) in cases {
+            let body = message(RDS_SOURCE, detail_type, &detail);
+            let decoded = decoder().decode(&body, Channel::Evidence).expect("it can be read");
+            assert_eq!(!decoded.clusters.is_empty(), ours, "{body}");
+            let Event::Rds(event) = decoded.envelope.event else { panic!("{body}") };
+            assert_eq!((event.code.as_str(), event.source.as_str() == cluster_arn), ("RDS-EVENT-0073", ours));
+            assert_eq!(decoded.envelope.at, Timestamp(1_538_828_773_882));
+        }
+    }
+
+    #[test]
+    fn an_alarm_finds_the_clusters_that_count_it() {
+        let detail = |name: &str, value: &str| {
+            format!(
+                r#"{{"alarmName":"{name}","state":{{"value":"{value}","reason":"r",
+                "timestamp":"2019-10-02T17:04:40.989+0000"}},"previousState":{{"value":"OK"}}}}"#
+            )
+        };
+        for (name, value, clusters, in_alarm) in
+            [("commits", "ALARM", 1, true), ("commits", "INSUFFICIENT_DATA", 1, false), ("other", "ALARM", 0, true)]
+        {
+            let body = message(CLOUDWATCH_SOURCE, ALARM_DETAIL_TYPE, &detail(name, value));
+            let decoded = decoder().decode(&body, Channel::Evidence).expect("it can be read");
+            assert_eq!(decoded.clusters.len(), clusters);
+            assert_eq!(decoded.envelope.at, Timestamp(1_570_035_880_989));
+            assert_eq!(decoded.envelope.event, Event::Alarm(Alarm { name: name.into(), in_alarm }));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_used_is_refused_with_its_reason() {
-        let detail = probe_detail(&"orders".into(), Timestamp(0), &probe());
-        let ours = crate::bus::CANARY_SOURCE;
+        let ours = probe_message();
         let cases = [
             ("not json".to_owned(), "not an EventBridge envelope"),
             ("x".repeat(MESSAGE_BYTES_MAX + 1), "at most"),
-            (message("evil", PROBE_DETAIL_TYPE, &detail), "may not send"),
-            (message(ours, "Weather Report", "{}"), "unknown detail-type"),
-            (message(ours, PROBE_DETAIL_TYPE, &detail.replace("\"version\":1", "\"version\":2")), "version 2"),
-            (message(ours, PROBE_DETAIL_TYPE, &detail.replace("{\"version", "{\"x\":1,\"version")), "unknown field"),
-            (message(ours, PROBE_DETAIL_TYPE, "{}"), "version is missing"),
+            (ours.replace(CANARY_SOURCE, "evil"), "may not send"),
+            (ours.replace(r#""source":"aurora-failover.canary""#, r#""source":"aws.rds""#), "may not send"),
+            (ours.replace("123456789012", "999999999999"), "account 999999999999"),
+            (ours.replace(r#""id":"x""#, r#""id":"x","replay-name":"again""#), "replayed"),
+            (message(CANARY_SOURCE, "Weather Report", "{}"), "unknown detail-type"),
+            (ours.replace("\"version\":1", "\"version\":2"), "version 2"),
+            (ours.replace("{\"version\":1", "{\"x\":1,\"version\":1"), "unknown field"),
+            (ours.replace("\"timeout\"", &format!("{:?}", "t".repeat(300))), "class has 300 bytes"),
+            (ours.replace("\"at\":\"1970", "\"at\":\"in 1970"), "not a time"),
+            (message(CANARY_SOURCE, PROBE_DETAIL_TYPE, "{}"), "version is missing"),
+            (message(RDS_SOURCE, RDS_CLUSTER_DETAIL_TYPE, "{}"), "missing field"),
         ];
         for (body, reason) in cases {
-            let refusal = decode(&body, Channel::Evidence).expect_err("it must be refused").to_string();
+            let refusal = decoder().decode(&body, Channel::Evidence).expect_err("it must be refused").to_string();
             assert!(refusal.contains(reason), "{refusal:?} should say {reason:?}");
         }
     }

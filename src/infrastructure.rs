@@ -4,7 +4,10 @@
 use crate::aws::chain;
 use crate::bus::{CANARY_SOURCE, OPERATOR_SOURCE};
 use crate::config::Settings;
-use crate::envelope::{COMMAND_DETAIL_TYPE, PROBE_DETAIL_TYPE};
+use crate::envelope::{
+    ALARM_DETAIL_TYPE, CLOUDWATCH_SOURCE, COMMAND_DETAIL_TYPE, PROBE_DETAIL_TYPE, RDS_CLUSTER_DETAIL_TYPE,
+    RDS_INSTANCE_DETAIL_TYPE, RDS_SOURCE,
+};
 use crate::store::{INDEXES, KEYS};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aws_config::SdkConfig;
@@ -31,16 +34,37 @@ pub async fn init(sdk: &SdkConfig, settings: &Settings, mut done: impl FnMut(Str
     done(format!("table {}", settings.table));
     let dead_letters = create_queue(sdk, &settings.dead_letter_queue, None).await?;
     done(format!("queue {}", settings.dead_letter_queue));
-    let paths = [
-        (&settings.event_bus, &settings.queue, CANARY_SOURCE, PROBE_DETAIL_TYPE),
-        (&settings.operator_bus, &settings.operator_queue, OPERATOR_SOURCE, COMMAND_DETAIL_TYPE),
+    let queue = create_queue(sdk, &settings.queue, Some(&dead_letters.arn)).await?;
+    done(format!("queue {}", settings.queue));
+    let orders = create_queue(sdk, &settings.operator_queue, Some(&dead_letters.arn)).await?;
+    done(format!("queue {}", settings.operator_queue));
+    let ours = &settings.event_bus;
+    let hints = [RDS_CLUSTER_DETAIL_TYPE, RDS_INSTANCE_DETAIL_TYPE];
+    let rules = [
+        Rule { name: format!("{ours}-to-queue"), bus: ours, source: CANARY_SOURCE, detail_types: &[PROBE_DETAIL_TYPE] },
+        // AWS itself speaks on the default bus; what other regions' default buses forward arrives on ours.
+        Rule { name: format!("{ours}-rds"), bus: "default", source: RDS_SOURCE, detail_types: &hints },
+        Rule {
+            name: format!("{ours}-alarms"),
+            bus: "default",
+            source: CLOUDWATCH_SOURCE,
+            detail_types: &[ALARM_DETAIL_TYPE],
+        },
+        Rule { name: format!("{ours}-forwarded-rds"), bus: ours, source: RDS_SOURCE, detail_types: &hints },
+        Rule {
+            name: format!("{ours}-forwarded-alarms"),
+            bus: ours,
+            source: CLOUDWATCH_SOURCE,
+            detail_types: &[ALARM_DETAIL_TYPE],
+        },
     ];
-    for (bus, queue, source, detail_type) in paths {
-        let made = create_queue(sdk, queue, Some(&dead_letters.arn)).await?;
-        done(format!("queue {queue}"));
-        create_bus_and_rule(sdk, bus, &made, source, detail_type).await.with_context(|| format!("bus {bus}"))?;
-        done(format!("bus {bus} with a rule to the queue"));
-    }
+    create_bus_and_rules(sdk, ours, &queue, &rules).await.with_context(|| format!("bus {ours}"))?;
+    done(format!("bus {ours} with rules to the queue, also for events of RDS and alarms"));
+    let bus = &settings.operator_bus;
+    let name = format!("{bus}-to-queue");
+    let rules = [Rule { name, bus, source: OPERATOR_SOURCE, detail_types: &[COMMAND_DETAIL_TYPE] }];
+    create_bus_and_rules(sdk, bus, &orders, &rules).await.with_context(|| format!("bus {bus}"))?;
+    done(format!("bus {bus} with a rule to the queue"));
     Ok(())
 }
 
@@ -109,7 +133,15 @@ async fn create_queue(sdk: &SdkConfig, name: &str, dead_letters: Option<&str>) -
     Ok(Queue { arn: arn.clone(), url })
 }
 
-async fn create_bus_and_rule(sdk: &SdkConfig, bus: &str, queue: &Queue, source: &str, detail_type: &str) -> Result<()> {
+/// What goes from a bus to a queue.
+struct Rule<'a> {
+    name: String,
+    bus: &'a str,
+    source: &'a str,
+    detail_types: &'a [&'a str],
+}
+
+async fn create_bus_and_rules(sdk: &SdkConfig, bus: &str, queue: &Queue, rules: &[Rule<'_>]) -> Result<()> {
     let client = aws_sdk_eventbridge::Client::new(sdk);
     if let Err(error) = client.create_event_bus().name(bus).send().await {
         let exists = error.as_service_error().is_some_and(|e| e.is_resource_already_exists_exception());
@@ -117,27 +149,32 @@ async fn create_bus_and_rule(sdk: &SdkConfig, bus: &str, queue: &Queue, source: 
             bail!("CreateEventBus failed: {}", chain(&error));
         }
     }
-    let rule = format!("{bus}-to-queue");
-    let pattern = serde_json::json!({ "source": [source], "detail-type": [detail_type] });
-    let put = client.put_rule().name(&rule).event_bus_name(bus).event_pattern(pattern.to_string()).send().await;
-    let rule_arn =
-        put.map_err(|e| anyhow!("PutRule failed: {}", chain(&e)))?.rule_arn.context("PutRule gave no ARN")?;
-    allow_rule(sdk, queue, &rule_arn).await?;
-    let target = aws_sdk_eventbridge::types::Target::builder().id("queue").arn(&queue.arn).build()?;
-    let put = client.put_targets().rule(&rule).event_bus_name(bus).targets(target).send().await;
-    let put = put.map_err(|e| anyhow!("PutTargets failed: {}", chain(&e)))?;
-    if let Some(failed) = put.failed_entries().first() {
-        bail!(
-            "PutTargets refused the queue: {} {}",
-            failed.error_code().unwrap_or("?"),
-            failed.error_message().unwrap_or("")
-        );
+    let mut arns = Vec::new();
+    for rule in rules {
+        let pattern = serde_json::json!({ "source": [rule.source], "detail-type": rule.detail_types }).to_string();
+        let put = client.put_rule().name(&rule.name).event_bus_name(rule.bus).event_pattern(pattern).send().await;
+        let put = put.map_err(|e| anyhow!("PutRule {} failed: {}", rule.name, chain(&e)))?;
+        arns.push(put.rule_arn.context("PutRule gave no ARN")?);
+    }
+    allow_rules(sdk, queue, &arns).await?;
+    for rule in rules {
+        let target = aws_sdk_eventbridge::types::Target::builder().id("queue").arn(&queue.arn).build()?;
+        let put = client.put_targets().rule(&rule.name).event_bus_name(rule.bus).targets(target).send().await;
+        let put = put.map_err(|e| anyhow!("PutTargets {} failed: {}", rule.name, chain(&e)))?;
+        if let Some(failed) = put.failed_entries().first() {
+            bail!(
+                "PutTargets {} refused the queue: {} {}",
+                rule.name,
+                failed.error_code().unwrap_or("?"),
+                failed.error_message().unwrap_or("")
+            );
+        }
     }
     Ok(())
 }
 
-/// Lets exactly this rule send to the queue.
-async fn allow_rule(sdk: &SdkConfig, queue: &Queue, rule_arn: &str) -> Result<()> {
+/// Lets exactly these rules send to the queue.
+async fn allow_rules(sdk: &SdkConfig, queue: &Queue, rule_arns: &[String]) -> Result<()> {
     let policy = serde_json::json!({
         "Version": "2012-10-17",
         "Statement": [{
@@ -145,7 +182,7 @@ async fn allow_rule(sdk: &SdkConfig, queue: &Queue, rule_arn: &str) -> Result<()
             "Principal": { "Service": "events.amazonaws.com" },
             "Action": "sqs:SendMessage",
             "Resource": queue.arn,
-            "Condition": { "ArnEquals": { "aws:SourceArn": rule_arn } },
+            "Condition": { "ArnEquals": { "aws:SourceArn": rule_arns } },
         }],
     });
     let client = aws_sdk_sqs::Client::new(sdk);

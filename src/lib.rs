@@ -4,6 +4,7 @@
 //! [`effects`] → result → turn. SDK types stay inside the one module that calls them ([`store`], [`inbox`],
 //! [`bus`], [`rds`], [`route53`], [`infrastructure`]); environment is read in [`config`], time in [`clock`].
 
+pub mod audit;
 pub mod aws;
 pub mod bus;
 pub mod canary;
@@ -18,4 +19,5 @@ pub mod inbox;
 pub mod infrastructure;
 pub mod rds;
 pub mod route53;
+pub mod sqs;
 pub mod store;

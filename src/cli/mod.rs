@@ -6,14 +6,16 @@ mod status;
 
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::bus::EventBridge;
+use aurora_failover::clock::SystemClock;
 use aurora_failover::config::{self, Settings};
 use aurora_failover::database::Database;
 use aurora_failover::dns::Dns;
 use aurora_failover::effects::World;
-use aurora_failover::envelope::Channel;
+use aurora_failover::envelope::{Channel, Decoder};
 use aurora_failover::inbox::Inbox;
 use aurora_failover::rds::AwsRds;
 use aurora_failover::route53::AwsRoute53;
+use aurora_failover::sqs::Sqs;
 use aurora_failover::store::DynamoDb;
 use aurora_failover::{aws, canary, controller, infrastructure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -222,17 +224,20 @@ async fn serve(settings: Settings) -> Result<()> {
         rds: Arc::new(AwsRds::new(settings.aws.clone())),
         route53: Arc::new(AwsRoute53::new(&sdk)),
         bus: Arc::new(EventBridge::new(&sdk, &settings.event_bus)),
-        database: Database::new(settings.database.clone(), dns.clone()),
-        dns,
+        database: Arc::new(Database::new(settings.database.clone(), dns.clone())),
+        dns: Arc::new(dns),
+        clock: Arc::new(SystemClock),
         poll_every: settings.aws.poll_every,
         write_deadline: settings.canary.timeout,
         region: settings.region.clone(),
     };
     let store = Arc::new(DynamoDb::new(&sdk, &settings.table));
-    let inboxes = vec![
-        Inbox::open(&sdk, Channel::Evidence, &settings.queue, &settings.dead_letter_queue).await?,
-        Inbox::open(&sdk, Channel::Operator, &settings.operator_queue, &settings.dead_letter_queue).await?,
-    ];
+    let decoder = Arc::new(Decoder::new(&settings.clusters));
+    let mut inboxes = Vec::new();
+    for (channel, queue) in [(Channel::Evidence, &settings.queue), (Channel::Operator, &settings.operator_queue)] {
+        let queue = Sqs::open(&sdk, queue, &settings.dead_letter_queue).await?;
+        inboxes.push(Inbox::new(Arc::new(queue), channel, Arc::clone(&decoder)));
+    }
     let stop = stop_on_signal()?;
     controller::run(settings, store, world, inboxes, stop).await;
     Ok(())

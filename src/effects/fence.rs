@@ -2,7 +2,7 @@
 //! connections look the name up again. Best effort: Aurora fences the storage itself when it can reach it.
 
 use super::{Task, World};
-use crate::database::{ProbeError, within};
+use crate::database::ProbeError;
 use statemachine::{Arn, Outcome, Region, Report};
 
 pub(super) async fn run(world: &World, task: &Task, cluster: &Arn, region: &Region) -> Outcome {
@@ -20,11 +20,7 @@ pub(super) async fn run(world: &World, task: &Task, cluster: &Arn, region: &Regi
     let Some(member) = task.config.member(region) else {
         return Outcome::Refused { detail: format!("no member in {region}") };
     };
-    let fence = async {
-        let session = world.database.connect(&member.endpoint).await?;
-        session.fence().await
-    };
-    match within(world.write_deadline, fence).await {
+    match world.database.fence(&member.endpoint, world.write_deadline).await {
         Ok(detail) => Outcome::Done { report: Report::Fenced { detail } },
         Err(error @ ProbeError { class: "server", .. }) => Outcome::Refused { detail: error.to_string() },
         Err(error) => Outcome::Retry { detail: error.to_string() },

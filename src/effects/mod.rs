@@ -12,8 +12,9 @@ mod reroute;
 mod verify;
 
 use crate::bus::Bus;
-use crate::database::Database;
-use crate::dns::Dns;
+use crate::clock::Clock;
+use crate::database::Databases;
+use crate::dns::Resolver;
 use crate::rds::{Rds, RdsError};
 use crate::route53::{Route53, Route53Error};
 use statemachine::{ClusterId, Config, Effect, EffectId, Outcome, Region};
@@ -31,9 +32,11 @@ pub struct World {
     /// The bus for announcements.
     pub bus: Arc<dyn Bus>,
     /// DNS, as anybody sees it.
-    pub dns: Dns,
+    pub dns: Arc<dyn Resolver>,
     /// PostgreSQL behind the endpoints.
-    pub database: Database,
+    pub database: Arc<dyn Databases>,
+    /// Time and names.
+    pub clock: Arc<dyn Clock>,
     /// Pause between two looks at something under way.
     pub poll_every: Duration,
     /// Deadline of one write proof.

@@ -2,7 +2,6 @@
 //! back; then waits until all name servers have it.
 
 use super::{Task, World};
-use crate::clock;
 use crate::route53::{CurrentRecord, Route53Error};
 use statemachine::{Outcome, RecordChange, Report};
 use std::collections::BTreeMap;
@@ -19,7 +18,7 @@ pub(super) async fn run(world: &World, task: &Task, changes: &[RecordChange]) ->
         }
     }
     let names: Vec<String> = changes.iter().map(|c| format!("{} -> {}", c.name, c.to)).collect();
-    Outcome::Done { report: Report::Rerouted { at: clock::now(), detail: names.join(", ") } }
+    Outcome::Done { report: Report::Rerouted { at: world.clock.now(), detail: names.join(", ") } }
 }
 
 async fn swap_zone(world: &World, task: &Task, zone: &str, changes: &[&RecordChange]) -> Result<(), Outcome> {

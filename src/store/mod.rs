@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use statemachine::{
-    ClusterId, EffectId, Envelope, EpisodeId, EpisodeOutcome, Epoch, GuardResult, Pending, Record, Rule, Timestamp,
-    Verdict,
+    ClusterId, EffectId, Envelope, EpisodeId, EpisodeOutcome, Epoch, Evidence, GuardResult, Pending, Record, Rule,
+    Timestamp, Verdict,
 };
 
 /// Where records and history are kept.
@@ -99,6 +99,15 @@ pub struct HistoryRow {
     pub software: String,
     /// From the event to the turn.
     pub event_age_ms: u64,
+    /// Evidence before the turn, quiet events included: with the row before it makes the turn repeatable.
+    pub evidence: Evidence,
+    /// Latest clock reading before the turn.
+    pub last_now: Timestamp,
+    /// The whole record before the turn; in the first row, and where an episode begins: a replay may start there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Box<Record>>,
+    /// SHA-256 of the record after the turn.
+    pub record_hash: String,
     /// Hash of the row before.
     pub previous_hash: String,
     /// SHA-256 over everything above.
@@ -118,6 +127,13 @@ impl HistoryRow {
     pub fn digest(&self) -> String {
         let unsealed = Self { hash: String::new(), ..self.clone() };
         let text = serde_json::to_string(&unsealed).expect("a row is plain data");
+        hex::encode(Sha256::digest(text.as_bytes()))
+    }
+
+    /// What `record_hash` should be.
+    #[must_use]
+    pub fn hash_of(record: &Record) -> String {
+        let text = serde_json::to_string(record).expect("a record is plain data");
         hex::encode(Sha256::digest(text.as_bytes()))
     }
 

@@ -18,10 +18,10 @@ const NONCES_MAX: usize = 64;
 /// Carries a command out, or refuses it.
 pub(crate) fn handle(state: &State, record: &mut Record, turn: &mut Turn, command: &Command) -> Next {
     let now = turn.now;
-    record.nonces.retain(|(_, expires_at)| now < *expires_at);
-    if record.nonces.iter().any(|(nonce, _)| *nonce == command.nonce) {
+    if record.nonces.iter().any(|(nonce, expires_at)| now < *expires_at && *nonce == command.nonce) {
         return turn.ignore(Reason::Duplicate);
     }
+    record.nonces.retain(|(_, expires_at)| now < *expires_at);
     if let Err(why) = is_in_order(record, command, now) {
         return turn.refuse(why);
     }

@@ -44,7 +44,14 @@ fn coherent(record: &Record) -> Result<(), Violation> {
         State::Promoting { target, .. } => record.config.member(target).is_some() && *target != record.primary,
         _ => true,
     };
+    let waited_for = |p: &Pending| match (&p.effect, &record.state) {
+        (Effect::Promote { region, .. }, State::Promoting { target, .. }) => region == target,
+        (Effect::Promote { .. }, _) => false,
+        (Effect::Reroute { .. } | Effect::Verify { .. }, state) => matches!(state, State::Rerouting { .. }),
+        _ => true,
+    };
     let promises = [
+        (pending.iter().all(waited_for), "an effect is pending that its state does not wait for"),
         (record.primary_member().is_some(), "its primary is not configured"),
         (target_configured, "its target is not another configured member"),
         (record.state == State::Healthy || record.episode.is_some(), "it is not healthy and has no episode"),

@@ -33,9 +33,18 @@ fn hint(code: &str) -> Hint {
     }
 }
 
+/// Why an event's time makes it worthless, if so.
+fn untimely(record: &Record, turn: &Turn) -> Option<Reason> {
+    let policy = &record.config.policy;
+    if turn.now.since_ms(turn.at) > policy.event_age_max_ms {
+        return Some(Reason::Stale);
+    }
+    (turn.at.since_ms(turn.now) > policy.event_ahead_max_ms).then_some(Reason::FromTheFuture)
+}
+
 pub(crate) fn rds(state: &State, record: &mut Record, turn: &mut Turn, event: &RdsEvent) -> Next {
-    if turn.now.since_ms(turn.at) > record.config.policy.event_age_max_ms {
-        return turn.ignore(Reason::Stale);
+    if let Some(reason) = untimely(record, turn) {
+        return turn.ignore(reason);
     }
     if !record.config.members.iter().any(|member| member.arn == event.source) {
         return turn.ignore(Reason::NotOurs);
@@ -82,8 +91,8 @@ pub(crate) fn rds(state: &State, record: &mut Record, turn: &mut Turn, event: &R
 }
 
 pub(crate) fn alarm(state: &State, record: &mut Record, turn: &mut Turn, alarm: &Alarm) -> Next {
-    if turn.now.since_ms(turn.at) > record.config.policy.event_age_max_ms {
-        return turn.ignore(Reason::Stale);
+    if let Some(reason) = untimely(record, turn) {
+        return turn.ignore(reason);
     }
     if !record.config.alarms.iter().any(|known| known.name == alarm.name) {
         return turn.ignore(Reason::NotOurs);

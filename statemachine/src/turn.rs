@@ -262,7 +262,7 @@ impl Turn {
         }
         if changed && record.proven {
             let (from, to) = if blind { ("sighted", "blind") } else { ("blind", "sighted") };
-            self.announce(record, from, to);
+            self.announce_as(record, from, to, Rule::SightChanged.sentence().into());
         }
     }
 
@@ -341,6 +341,10 @@ impl Turn {
             Some(hold) if from == "hold" => format!("{}; to go on: {}", hold.detail, hold.release),
             _ => self.rule.sentence().to_string(),
         };
+        self.announce_as(record, from, to, reason);
+    }
+
+    fn announce_as(&mut self, record: &mut Record, from: &str, to: &str, reason: String) {
         let effect = Effect::Announce { from: from.into(), to: to.into(), reason, primary: record.primary.clone() };
         let deadline = self.now.plus_ms(record.config.policy.announce_deadline_ms);
         self.issue(record, effect, deadline);

@@ -49,6 +49,11 @@ fn an_event_of_exactly_the_greatest_age_counts_and_a_moment_older_does_not() {
 
 #[test]
 fn an_event_from_exactly_as_far_ahead_as_clocks_may_differ_counts() {
+    let mut signalled = Cluster::healthy(Mode::Auto);
+    let began = Event::Rds(statemachine::RdsEvent { code: "RDS-EVENT-0073".into(), source: arn(EAST) });
+    let edge = signalled.now.plus_ms(5_000);
+    assert_eq!(at(&mut signalled, "far", edge.plus_ms(1), began.clone()), ignored(Reason::FromTheFuture));
+    assert_eq!(at(&mut signalled, "near", edge, began), Verdict::Updated);
     let mut cluster = Cluster::healthy(Mode::Auto);
     let ahead = cluster.now.plus_ms(5_000);
     let failed = |sequence| Event::Probe(probe("west", sequence, EAST, "timeout"));
@@ -553,10 +558,20 @@ fn each_broken_invariant_is_found() {
         ("I5", Cluster::confirmed_down(Mode::Auto), Box::new(|record| record.pending.clear())),
         ("I5", Cluster::promoting(), Box::new(|record| record.pending.clear())),
         ("contradicts", Cluster::promoting(), Box::new(|record| record.episode = None)),
+        ("contradicts", Cluster::promoting(), Box::new(|record| record.state = State::Healthy)),
+        (
+            "contradicts",
+            Cluster::promoting(),
+            Box::new(move |record| {
+                let at = promote(record);
+                let Effect::Promote { region, .. } = &mut record.pending[at].effect else { panic!("it is one") };
+                *region = EAST.into();
+            }),
+        ),
         ("contradicts", Cluster::healthy(Mode::Auto), Box::new(|record| record.primary = "mars".into())),
         ("contradicts", Cluster::promoting(), Box::new(|record| record.effects_issued = EffectId(1))),
         ("contradicts", Cluster::promoting(), Box::new(|record| record.pending.push(record.pending[0].clone()))),
-        ("contradicts", Cluster::healthy(Mode::Auto), Box::new(|record| record.epoch.0 = u64::MAX - 1)),
+        ("contradicts", Cluster::healthy(Mode::Auto), Box::new(|record| record.epoch.0 = u64::MAX / 2)),
         (
             "contradicts",
             Cluster::promoting(),

@@ -280,7 +280,7 @@ fn s12_unknown_or_old_lag_counts_as_over() {
 /// Two secondaries: the least lag, then the configured priority, then whoever is left.
 #[test]
 fn s13_the_best_of_two_secondaries_is_chosen() {
-    let cases: [(&str, [u64; 2], [u32; 2], bool, &str); 4] = [
+    let cases = [
         ("least lag", [40, 20], [0, 0], true, CENTRAL),
         ("least lag beats priority", [20, 40], [9, 0], true, WEST),
         ("priority on a tie", [20, 20], [2, 1], true, CENTRAL),
