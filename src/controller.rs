@@ -11,10 +11,12 @@
 //! for a version loads anew and decides anew. Everything is safe to kill anywhere: what was stored is found again
 //! on the next load, and what was claimed is free again when the claim expires.
 
+use crate::clock::Clock;
 use crate::config::{ClusterSettings, Settings};
 use crate::effects::{Task, World};
 use crate::inbox::{Delivery, Inbox};
 use crate::store::{HistoryRow, Item, Store, StoreError};
+use futures::future::join_all;
 use statemachine::{
     ClaimToken, Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, Event,
     EventId, Evidence, Outcome, Pending, Reason, Record, Timestamp, Verdict, due_effects, invariants, next_wakeup,
@@ -32,6 +34,9 @@ use tracing::{Instrument as _, debug, error, info, info_span, warn};
 /// Lost races for a version before a turn is given up; its message comes again.
 const CONFLICTS_MAX: u32 = 10;
 
+/// Length of the lease where no cluster says.
+const LEASE_DEFAULT_MS: u64 = 30_000;
+
 /// Pause before an unusable store is asked again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -42,6 +47,9 @@ const INBOX_MAX: usize = 256;
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// Runs every configured cluster until `stop`, then lets running effects end for a few seconds.
+///
+/// Of all controllers on one queue one listens at a time, so that all evidence is in one memory; the others wait for
+/// its lease to end. Nothing depends on that: whoever believes to have the lease is still stopped by versions and claims.
 pub async fn run(
     settings: Settings,
     store: Arc<dyn Store>,
@@ -51,23 +59,113 @@ pub async fn run(
 ) {
     let id = ControllerId(format!("controller-{}", world.clock.unique()));
     info!(controller = %id, clusters = settings.clusters.len(), "started");
+    let lease = Lease::new(&settings, id.clone(), Arc::clone(&store), Arc::clone(&world.clock));
+    while lease.acquire(&stop).await {
+        let listening = stop.child_token();
+        let keep = lease.keep(&listening);
+        let serve = listen(&settings, &id, &store, &world, &inboxes, &listening);
+        tokio::join!(keep, serve);
+    }
+    lease.release().await;
+    info!(controller = %id, "stopped");
+}
+
+/// Runs every cluster while this controller is the one that listens.
+async fn listen(
+    settings: &Settings,
+    id: &ControllerId,
+    store: &Arc<dyn Store>,
+    world: &World,
+    inboxes: &[Inbox],
+    stop: &CancellationToken,
+) {
+    info!(controller = %id, "listening");
     let mut routes: HashMap<ClusterId, mpsc::Sender<Delivery>> = HashMap::new();
     let mut clusters = JoinSet::new();
-    for cluster in settings.clusters {
+    for cluster in &settings.clusters {
         let (sender, deliveries) = mpsc::channel(INBOX_MAX);
         routes.insert(cluster.id.clone(), sender);
-        let task = ClusterTask::new(cluster, id.clone(), Arc::clone(&store), world.clone());
+        let task = ClusterTask::new(cluster.clone(), id.clone(), Arc::clone(store), world.clone());
         clusters.spawn(task.run(deliveries, stop.clone()));
     }
     let route = |cluster: &ClusterId| routes.get(cluster).cloned();
-    futures::future::join_all(inboxes.into_iter().map(|inbox| inbox.run(route, stop.clone()))).await;
+    join_all(inboxes.iter().map(|inbox| inbox.clone().run(route, stop.clone()))).await;
     drop(routes);
     while let Some(ended) = clusters.join_next().await {
         if let Err(error) = ended {
             error!(%error, "a cluster's task panicked");
         }
     }
-    info!(controller = %id, "stopped");
+}
+
+/// The right to listen to the queue, for a while at a time.
+struct Lease {
+    queue: String,
+    holder: ControllerId,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    ttl: Duration,
+}
+
+impl Lease {
+    fn new(settings: &Settings, holder: ControllerId, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        // A claim that its holder cannot answer any more delays as long as the holder's lease.
+        let ttl_ms = settings.clusters.iter().map(|c| c.config.policy.claim_ttl_ms).min().unwrap_or(LEASE_DEFAULT_MS);
+        Self { queue: settings.queue.clone(), holder, store, clock, ttl: Duration::from_millis(ttl_ms) }
+    }
+
+    async fn take(&self, ttl: Duration) -> Result<bool, StoreError> {
+        let now = self.clock.now();
+        let until = now.plus_ms(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        self.store.lease(&self.queue, &self.holder, now, until).await
+    }
+
+    /// Waits for it; false when stopping.
+    async fn acquire(&self, stop: &CancellationToken) -> bool {
+        loop {
+            let took = tokio::select! {
+                biased;
+                () = stop.cancelled() => return false,
+                took = self.take(self.ttl) => took,
+            };
+            match took {
+                Ok(true) => return true,
+                Ok(false) => debug!("another controller listens; waiting"),
+                Err(error) => warn!(%error, "the store does not answer; nothing is decided until it does"),
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return false,
+                () = tokio::time::sleep(self.ttl / 4) => {}
+            }
+        }
+    }
+
+    /// Lets the next one begin at once. If the store does not hear of it, the next one waits for the lease to end.
+    async fn release(&self) {
+        let _best_effort = tokio::time::timeout(STORE_PAUSE, self.take(Duration::ZERO)).await;
+    }
+
+    /// Renews it until it is lost, then cancels `listening`; or until that is cancelled by somebody else.
+    async fn keep(&self, listening: &CancellationToken) {
+        let mut ends_at = Instant::now() + self.ttl;
+        while Instant::now() < ends_at {
+            tokio::select! {
+                biased;
+                () = listening.cancelled() => return,
+                () = tokio::time::sleep(self.ttl / 4) => {}
+            }
+            let began = Instant::now();
+            match tokio::time::timeout_at(ends_at, self.take(self.ttl)).await {
+                Ok(Ok(true)) => ends_at = began + self.ttl,
+                Ok(Ok(false)) => break,
+                Ok(Err(error)) => warn!(%error, "the lease was not renewed"),
+                Err(_) => {}
+            }
+        }
+        warn!("the lease is lost; another controller listens");
+        listening.cancel();
+    }
 }
 
 /// The record as this controller knows it: the stored one, with quiet evidence on top.
@@ -118,6 +216,7 @@ struct ClusterTask {
     arrived: mpsc::UnboundedReceiver<Envelope>,
     running: JoinSet<()>,
     scan_at: Instant,
+    listening_since: Timestamp,
 }
 
 impl ClusterTask {
@@ -125,7 +224,8 @@ impl ClusterTask {
         // Unbounded, but never more than the effects that this task has started.
         let (results, arrived) = mpsc::unbounded_channel();
         let (running, scan_at) = (JoinSet::new(), Instant::now());
-        Self { settings, controller, store, world, loaded: None, results, arrived, running, scan_at }
+        let listening_since = world.clock.now();
+        Self { settings, controller, store, world, loaded: None, results, arrived, running, scan_at, listening_since }
     }
 
     async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>, stop: CancellationToken) {
@@ -229,7 +329,7 @@ impl ClusterTask {
         let pause_ms = loaded.record.config.policy.claim_ttl_ms;
         self.scan_at = Instant::now() + Duration::from_millis(pause_ms);
         let known = loaded.record.next_config.as_ref().unwrap_or(&loaded.record.config);
-        if known.hash != self.settings.config.hash || loaded.record.mode != self.settings.mode {
+        if known.hash != self.settings.config.hash || loaded.record.configured_mode != self.settings.mode {
             let configured = Configured { config: self.settings.config.clone(), mode: self.settings.mode };
             self.turn(&self.own_event("config", Event::Configured(configured))).await?;
         }
@@ -387,15 +487,16 @@ impl ClusterTask {
     }
 
     async fn read(&self) -> Result<Loaded, TurnError> {
-        Ok(match self.store.load(&self.settings.id).await? {
+        let mut loaded = match self.store.load(&self.settings.id).await? {
             Some(item) => Loaded { record: item.record, version: item.version, last_hash: item.row.hash },
             None => {
-                let settings = &self.settings;
-                let record =
-                    Record::new(settings.id.clone(), settings.config.clone(), settings.mode, self.world.clock.now());
+                let (settings, now) = (&self.settings, self.world.clock.now());
+                let record = Record::new(settings.id.clone(), settings.config.clone(), settings.mode, now);
                 Loaded { record, version: 0, last_hash: String::new() }
             }
-        })
+        };
+        loaded.record.evidence.listen_since(self.listening_since);
+        Ok(loaded)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Task, World};
 use crate::rds::RdsError;
 use statemachine::{Arn, Outcome, Region, Report};
+use tokio::time::Instant;
 
 pub(super) async fn run(world: &World, task: &Task, cluster: &Arn, region: &Region, instance: Option<&str>) -> Outcome {
     match world.rds.cluster(region, cluster).await {
@@ -19,6 +20,9 @@ pub(super) async fn run(world: &World, task: &Task, cluster: &Arn, region: &Regi
             return Outcome::Refused {
                 detail: "an earlier call may have been carried out; look before another".into(),
             };
+        }
+        Ok(_) if Instant::now() >= task.until => {
+            return Outcome::Retry { detail: "its time was over before the call".into() };
         }
         Ok(_) => {}
         Err(error) => return error.into(),

@@ -4,6 +4,7 @@
 use super::{Task, World};
 use crate::rds::RdsError;
 use statemachine::{Arn, Assessment, How, Outcome, Region, Report};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// Heartbeat writer name of the proof after a promotion.
@@ -46,6 +47,10 @@ pub(super) async fn run(world: &World, task: &Task, how: How, from: &Arn, to: &A
             // RDS took a switchover and gave it up, or never got it: asking again is the operator's choice.
             Seen::NotStarted if how == How::Switchover && task.attempts > 0 => {
                 return Outcome::Refused { detail: format!("no switchover runs, and {from} is still the writer") };
+            }
+            // The process may have been stopped since the look: somebody else may hold the claim by now.
+            Seen::NotStarted if Instant::now() >= task.until => {
+                return Outcome::InProgress { detail: "its time was over before the call".into() };
             }
             Seen::NotStarted => {
                 called = true;

@@ -1,4 +1,4 @@
-//! The store on DynamoDB. `PK = CLUSTER#<id>`, `SK = STATE | HIST#<version>`.
+//! The store on DynamoDB. `PK = CLUSTER#<id>`, `SK = STATE | HIST#<version>`; `PK = CONTROLLER`, `SK = LEASE#<queue>`.
 
 use super::{HistoryRow, Item, Store, StoreError};
 use crate::aws::chain;
@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use statemachine::{ClusterId, Record};
+use statemachine::{ClusterId, ControllerId, Record, Timestamp};
 use std::collections::HashMap;
 
 /// Key attributes of the table.
@@ -101,6 +101,33 @@ impl Store for DynamoDb {
         match sent {
             Ok(_) => Ok(()),
             Err(SdkError::ServiceError(e)) if e.err().is_conditional_check_failed_exception() => Ok(()),
+            Err(error) => Err(self.failed("PutItem", &error)),
+        }
+    }
+
+    async fn lease(
+        &self,
+        name: &str,
+        holder: &ControllerId,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let sent = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .item("PK", text("CONTROLLER"))
+            .item("SK", text(format!("LEASE#{name}")))
+            .item("holder", text(holder.as_str()))
+            .item("expires_at", number(until.0))
+            .condition_expression("attribute_not_exists(PK) OR holder = :me OR expires_at <= :now")
+            .expression_attribute_values(":me", text(holder.as_str()))
+            .expression_attribute_values(":now", number(now.0))
+            .send()
+            .await;
+        match sent {
+            Ok(_) => Ok(true),
+            Err(SdkError::ServiceError(e)) if e.err().is_conditional_check_failed_exception() => Ok(false),
             Err(error) => Err(self.failed("PutItem", &error)),
         }
     }

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use statemachine::{
-    ClusterId, EffectId, Envelope, EpisodeId, EpisodeOutcome, Epoch, Evidence, GuardResult, Pending, Record, Rule,
-    Timestamp, Verdict,
+    ClusterId, ControllerId, EffectId, Envelope, EpisodeId, EpisodeOutcome, Epoch, Evidence, GuardResult, Pending,
+    Record, Rule, Timestamp, Verdict,
 };
 
 /// Where records and history are kept.
@@ -29,6 +29,16 @@ pub trait Store: Send + Sync {
 
     /// Writes the history row, once.
     async fn append(&self, row: &HistoryRow) -> Result<(), StoreError>;
+
+    /// Takes or renews the right to listen to the queue `name` until `until`; false while somebody else has it. It
+    /// saves work and keeps all evidence in one memory; nothing depends on it being exclusive.
+    async fn lease(
+        &self,
+        name: &str,
+        holder: &ControllerId,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// History rows of a cluster, newest first.
     async fn history(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<HistoryRow>, StoreError>;

@@ -39,7 +39,9 @@ fn sight_ends_at(record: &Record) -> Option<Timestamp> {
     let stale_after_ms = record.config.policy.vantage_stale_after_ms;
     let tracks = record.evidence.tracks.values().filter(|t| !t.isolated);
     tracks
-        .map(|t| t.last_seen.plus_ms(stale_after_ms + 1))
+        .map(|t| t.last_seen)
+        .chain(record.evidence.listening_since)
+        .map(|at| at.plus_ms(stale_after_ms.saturating_add(1)))
         .filter(|at| *at > record.last_now)
         .min()
         .or(Some(record.last_now))

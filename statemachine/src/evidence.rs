@@ -19,6 +19,9 @@ const FAILURES_KEPT: usize = 16;
 pub struct Evidence {
     /// One track per configured vantage that was heard of.
     pub tracks: BTreeMap<Vantage, Track>,
+    /// Since when whoever holds this evidence hears all vantages; before, it knows of what was stored only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listening_since: Option<Timestamp>,
     /// Newest counted success by any vantage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_ok: Option<Timestamp>,
@@ -280,9 +283,22 @@ impl Evidence {
         self.vote(policy, now, |track| track.good >= policy.recover_after)
     }
 
+    /// Whoever embeds the machine says since when it has heard every probe: quiet evidence is rarely stored, and a
+    /// vantage that could not have been heard yet is not silent.
+    pub const fn listen_since(&mut self, since: Timestamp) {
+        self.listening_since = Some(since);
+    }
+
     /// Too few live vantages to judge.
     #[must_use]
     pub fn is_blind(&self, policy: &Policy, now: Timestamp) -> bool {
-        (self.live(policy, now).count() as u64) < u64::from(policy.quorum)
+        let stale = |at: Timestamp| now.since_ms(at) > policy.vantage_stale_after_ms;
+        let just_begun = self.listening_since.is_some_and(|since| !stale(since));
+        let counts = |vantage: &&Vantage| match self.tracks.get(*vantage) {
+            Some(track) if stale(track.last_seen) => just_begun,
+            Some(track) => !track.isolated,
+            None => just_begun,
+        };
+        (policy.vantages.iter().filter(counts).count() as u64) < u64::from(policy.quorum)
     }
 }

@@ -30,6 +30,8 @@ pub struct Record {
     pub state: State,
     /// What the machine may do by itself.
     pub mode: Mode,
+    /// The mode of the configuration last taken; an operator's mode holds until that one changes.
+    pub configured_mode: Mode,
     /// Stopped by an operator, for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
@@ -112,6 +114,7 @@ impl Record {
             cluster,
             state: State::Healthy,
             mode,
+            configured_mode: mode,
             paused: None,
             grace: None,
             dual_writer: None,

@@ -506,13 +506,16 @@ impl Turn {
 
     pub(crate) fn reconfigure(&mut self, record: &mut Record, configured: &Configured) -> Next {
         let newest = record.next_config.as_ref().unwrap_or(&record.config);
-        if newest.hash == configured.config.hash && record.mode == configured.mode {
+        if newest.hash == configured.config.hash && record.configured_mode == configured.mode {
             return self.ignore(Reason::SameConfig);
         }
         if configured.config.member(&record.primary).is_none() {
             return self.ignore(Reason::PrimaryNotConfigured);
         }
-        record.mode = configured.mode;
+        if record.configured_mode != configured.mode {
+            record.configured_mode = configured.mode;
+            record.mode = configured.mode;
+        }
         if record.episode.is_some() {
             record.next_config = Some(configured.config.clone());
         } else {

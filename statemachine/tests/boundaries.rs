@@ -449,6 +449,46 @@ fn the_same_configuration_in_another_mode_is_news() {
 }
 
 #[test]
+fn an_operators_mode_holds_until_the_configured_mode_changes() {
+    let mut cluster = Cluster::healthy(Mode::Approve);
+    cluster.order(Order::SetMode { mode: Mode::Auto });
+    let mut configured = |hash: &str, mode| {
+        let config = statemachine::Config { hash: hash.into(), ..config() };
+        cluster.give(Event::Configured(Configured { config, mode }));
+        cluster.record().mode
+    };
+    assert_eq!(configured("one", Mode::Approve), Mode::Auto, "the same file again");
+    assert_eq!(configured("two", Mode::Approve), Mode::Auto, "other thresholds");
+    assert_eq!(configured("two", Mode::Observe), Mode::Observe);
+}
+
+#[test]
+fn who_has_only_just_begun_to_listen_calls_nobody_silent() {
+    let mut cluster = Cluster::healthy(Mode::Auto);
+    cluster.done_beside();
+    cluster.wait(60_000);
+    // Another controller takes over; nothing quiet was stored for a minute.
+    let began = cluster.now;
+    cluster.edit(|record| record.evidence.listen_since(began));
+    cluster.give(Event::Tick);
+    assert!(!cluster.record().blind);
+    assert_eq!(next_wakeup(cluster.record()), Some(began.plus_ms(35_001)));
+    cluster.now = began.plus_ms(35_000);
+    cluster.give(Event::Tick);
+    assert!(!cluster.record().blind);
+    cluster.wait(1);
+    cluster.give(Event::Tick);
+    assert!(cluster.record().blind, "now they had their time");
+    // Who says of itself that it is cut off is not waited for.
+    let mut isolated = Cluster::healthy(Mode::Auto);
+    isolated.round("isolated isolated ok");
+    let now = isolated.now;
+    isolated.edit(|record| record.evidence.listen_since(now));
+    isolated.give(Event::Tick);
+    assert!(isolated.record().blind);
+}
+
+#[test]
 fn what_a_new_configuration_does_not_name_is_forgotten_and_the_rest_is_kept() {
     let mut cluster = Cluster::healthy(Mode::Auto);
     let mut wide = statemachine::Config { hash: "two".into(), ..config() };
