@@ -469,6 +469,7 @@ impl ClusterTask {
             primary: record.primary.clone(),
             epoch: record.epoch.0,
             attempts: pending.attempts,
+            under_way: pending.under_way,
             until: Instant::now() + Duration::from_millis(run_ms),
         };
         let (token, world, results) = (claim.token, self.world.clone(), self.results.clone());

@@ -62,6 +62,8 @@ pub struct Task {
     pub epoch: u64,
     /// Tries before this one that failed or whose outcome is unknown.
     pub attempts: u32,
+    /// A try before this one saw it under way.
+    pub under_way: bool,
     /// The run ends before this time.
     pub until: Instant,
 }

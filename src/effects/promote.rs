@@ -48,9 +48,15 @@ pub(super) async fn run(world: &World, task: &Task, how: How, from: &Arn, to: &A
             Seen::NotStarted if how == How::Switchover && task.attempts > 0 => {
                 return Outcome::Refused { detail: format!("no switchover runs, and {from} is still the writer") };
             }
+            // It was accepted once, and one promotion is accepted per epoch.
+            Seen::NotStarted if task.under_way => {
+                return Outcome::Refused {
+                    detail: format!("a failover to {to} was under way, and {from} is the writer: it was undone"),
+                };
+            }
             // The process may have been stopped since the look: somebody else may hold the claim by now.
             Seen::NotStarted if Instant::now() >= task.until => {
-                return Outcome::InProgress { detail: "its time was over before the call".into() };
+                return Outcome::Retry { detail: "its time was over before the call".into() };
             }
             Seen::NotStarted => {
                 called = true;

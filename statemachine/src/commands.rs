@@ -271,7 +271,17 @@ fn acknowledge(state: &State, record: &mut Record, turn: &mut Turn) -> Next {
             turn.say("the cooldown is lifted; the guards are asked again");
             turn.updated(Rule::Acknowledged)
         }
-        (State::Promoting { .. }, Some(HoldReason::PromoteRefused | HoldReason::PromoteOverdue)) => {
+        (
+            State::Promoting { .. } | State::Rerouting { .. },
+            Some(
+                HoldReason::PromoteRefused
+                | HoldReason::PromoteOverdue
+                | HoldReason::RerouteRefused
+                | HoldReason::RerouteOverdue
+                | HoldReason::VerifyRefused
+                | HoldReason::VerifyOverdue,
+            ),
+        ) => {
             turn.say("taken over by hand; RDS is asked who the writer is");
             let next = turn.cancel_as(record, Rule::Acknowledged, EpisodeOutcome::Failed);
             turn.assess(record, Question::WhoIsDown);
@@ -283,7 +293,7 @@ fn acknowledge(state: &State, record: &mut Record, turn: &mut Turn) -> Next {
         }
         (State::Promoting { .. }, _) => turn.refuse("the promotion is under way and needs nothing"),
         (State::Rerouting { .. }, _) => {
-            turn.refuse("stable needs a proof: point the public name at the new writer, and it goes on by itself")
+            turn.refuse("the names follow the writer and need nothing; if that cannot come about, it will hold")
         }
     }
 }

@@ -152,6 +152,10 @@ pub struct Pending {
     /// Was it ever claimed? Past that point it may have happened.
     #[serde(default)]
     pub ever_claimed: bool,
+    /// Was it ever seen under way? If it is not any more and not done, somebody undid it: calling again would act
+    /// twice.
+    #[serde(default)]
+    pub under_way: bool,
 }
 
 /// The right to carry out one effect.

@@ -13,6 +13,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use statig::Outcome::{Handled, Transition};
 
+/// What an operator can do about a public name that does not lead to the writer.
+const NAME_BY_HAND: &str = "point the public name at the new writer, and it goes on by itself; or acknowledge to take \
+                            over by hand";
+
 /// What one step gathers.
 pub(crate) struct Turn {
     pub(crate) now: Timestamp,
@@ -145,6 +149,7 @@ impl Turn {
             }
             Outcome::Done { .. } => ("the answer does not fit the effect", true),
             Outcome::InProgress { detail } => {
+                pending.under_way = true;
                 pending.not_before = now.plus_ms(policy.retry_ms);
                 (detail.as_str(), false)
             }
@@ -219,10 +224,10 @@ impl Turn {
             (Effect::Promote { .. }, false) => {
                 (HoldReason::PromoteOverdue, "look at the global cluster in RDS; acknowledge to take over by hand")
             }
-            (Effect::Reroute { .. }, true) => (HoldReason::RerouteRefused, "point the public name at the new writer"),
-            (Effect::Reroute { .. }, false) => (HoldReason::RerouteOverdue, "point the public name at the new writer"),
-            (Effect::Verify { .. }, true) => (HoldReason::VerifyRefused, "look at what the public name answers"),
-            (Effect::Verify { .. }, false) => (HoldReason::VerifyOverdue, "look at what the public name answers"),
+            (Effect::Reroute { .. }, true) => (HoldReason::RerouteRefused, NAME_BY_HAND),
+            (Effect::Reroute { .. }, false) => (HoldReason::RerouteOverdue, NAME_BY_HAND),
+            (Effect::Verify { .. }, true) => (HoldReason::VerifyRefused, NAME_BY_HAND),
+            (Effect::Verify { .. }, false) => (HoldReason::VerifyOverdue, NAME_BY_HAND),
         };
         self.hold(record, reason, detail, release, again_at);
         self.updated(Rule::EffectHeld);
@@ -315,6 +320,7 @@ impl Turn {
             attempts: 0,
             claim: None,
             ever_claimed: false,
+            under_way: false,
         });
         self.effects.push(id);
         id

@@ -43,6 +43,13 @@ fn rerouting() -> Cluster {
     cluster
 }
 
+fn rerouting_held() -> Cluster {
+    let mut cluster = rerouting();
+    cluster.answer("reroute", Outcome::Refused { detail: "it points elsewhere".into() });
+    assert_eq!(cluster.record().hold.as_ref().map(|h| h.reason), Some(HoldReason::RerouteRefused));
+    cluster
+}
+
 fn suspect() -> Cluster {
     let mut cluster = Cluster::healthy(Mode::Auto);
     cluster.probe("west", "timeout");
@@ -60,13 +67,14 @@ fn claimed() -> Cluster {
 fn each_order_is_legal_only_where_the_table_says() {
     type Place = (&'static str, fn() -> Cluster, &'static [&'static str]);
     let always = ["pause", "set-mode"];
-    let places: [Place; 7] = [
+    let places: [Place; 8] = [
         ("healthy", || Cluster::healthy(Mode::Auto), &["failover", "switchover", "failover-in-region"]),
         ("suspect", suspect, &["failover", "failover-in-region", "abort"]),
         ("held", || held(Mode::Approve), &["failover", "failover-in-region", "approve", "abort"]),
         ("promoting", Cluster::promoting, &["abort"]),
         ("claimed", claimed, &[]),
         ("rerouting", rerouting, &[]),
+        ("rerouting, held", rerouting_held, &["acknowledge"]),
         ("stable", Cluster::stable, &["failover", "failover-in-region", "acknowledge"]),
     ];
     for (name, place, legal) in places {
@@ -378,6 +386,33 @@ fn a_known_situation_is_acknowledged() {
     let decision = stuck.order(Order::Acknowledge);
     assert_eq!(decision.closed.map(|(_, outcome)| outcome), Some(EpisodeOutcome::Failed));
     assert!(stuck.pending("assess").is_some(), "RDS is asked who the writer is");
+}
+
+#[test]
+fn a_reroute_that_cannot_come_about_can_be_taken_over_by_hand() {
+    let mut cluster = rerouting_held();
+    let decision = cluster.order(Order::Acknowledge);
+    assert_eq!(decision.closed.map(|(_, outcome)| outcome), Some(EpisodeOutcome::Failed));
+    assert_eq!(cluster.state(), "healthy");
+    // Somebody had moved the writer back meanwhile: that is followed now.
+    cluster.done("assess", Report::Assessed(assessment(EAST)));
+    assert_eq!(how(cluster.record()), Some(How::Follow));
+}
+
+#[test]
+fn what_was_seen_under_way_is_remembered() {
+    let mut cluster = Cluster::promoting();
+    let under_way = |cluster: &Cluster| {
+        let id = cluster.pending("promote").expect("pending");
+        cluster.record().pending(id).expect("pending").under_way
+    };
+    cluster.answer("promote", Outcome::Retry { detail: "throttled".into() });
+    assert!(!under_way(&cluster));
+    cluster.wait(30_000);
+    cluster.answer("promote", Outcome::InProgress { detail: "failing-over".into() });
+    cluster.wait(30_000);
+    cluster.answer("promote", Outcome::Unknown { detail: "no answer".into() });
+    assert!(under_way(&cluster));
 }
 
 #[test]

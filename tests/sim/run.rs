@@ -12,8 +12,9 @@ use aurora_failover::envelope::{
     probe_detail,
 };
 use aurora_failover::inbox::Inbox;
+use aurora_failover::store::HistoryRow;
 use statemachine::{
-    ClusterId, Command, Guard, HoldReason, Mode, Order, Probe, ProbeOutcome, SelfCheck, State, Timestamp,
+    ClusterId, Command, Guard, HoldReason, Mode, Order, Probe, ProbeOutcome, Rule, SelfCheck, State, Timestamp,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -259,6 +260,7 @@ impl Simulation {
                     primary: record.primary.clone(),
                     epoch: record.epoch.0,
                     attempts: pending.attempts,
+                    under_way: pending.under_way,
                     until: Instant::now() + Duration::from_secs(9),
                 };
                 let world = world.clone();
@@ -431,7 +433,7 @@ impl Simulation {
             let to = if truth.writer == EAST { WEST } else { EAST };
             truth.note(&format!("world: somebody switches over to {to}"));
             let done_at = truth.now + takes_ms;
-            truth.moving = Some(crate::truth::Move { to, done_at, planned: true });
+            truth.moving = Some(crate::truth::Move { to, done_at, planned: true, ours: false });
         }
     }
 
@@ -504,18 +506,23 @@ impl Simulation {
             }
             (State::ConfirmedDown { .. }, Some(_)) => self.order(Order::Abort),
             (State::Promoting { .. }, Some(_)) => self.order(Order::Acknowledge),
-            (State::Rerouting { .. }, Some(_)) => self.point_the_name_at(record.primary.as_str()),
+            (State::Rerouting { .. }, Some(_)) if self.world.truth().writer == record.primary.as_str() => {
+                self.point_the_name_at(record.primary.as_str());
+            }
+            // Somebody moved the writer on.
+            (State::Rerouting { .. }, Some(_)) => self.order(Order::Acknowledge),
             (State::Stable { .. }, Some(_)) => self.order(Order::Acknowledge),
             (State::Healthy, None) if record.episode.is_none() => {
-                let (writer, meddled) = {
+                let (writer, by_hand) = {
                     let truth = self.world.truth();
-                    (truth.writer, truth.meddled)
+                    let taken_over = |row: &HistoryRow| row.rule == Rule::Acknowledged && row.from == "rerouting";
+                    (truth.writer, truth.meddled || truth.rows.values().any(taken_over))
                 };
                 if writer != record.primary.as_str() {
                     // RDS says so by itself; the event may have been lost in the storm.
                     self.rds_event("RDS-EVENT-0238", writer);
-                } else if meddled {
-                    // Whoever moved the writer or the name by hand has to put the name right.
+                } else if by_hand {
+                    // Whoever moved something by hand, or took over, has to put the name right.
                     self.point_the_name_at(writer);
                 }
             }

@@ -23,6 +23,8 @@ pub(crate) struct Move {
     pub(crate) to: &'static str,
     pub(crate) done_at: u64,
     pub(crate) planned: bool,
+    /// A controller called it.
+    pub(crate) ours: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -129,6 +131,10 @@ impl Truth {
             if moving.planned && !ready {
                 self.note("rds: the switchover is given up");
                 self.moving = None;
+                // It did not move anything: it does not count for its epoch.
+                if moving.ours {
+                    self.accepted.pop();
+                }
             } else if ready && now >= moving.done_at {
                 let old = self.writer;
                 self.note(&format!("rds: {} is the writer", moving.to));
@@ -279,12 +285,13 @@ impl Truth {
         if !asked_for {
             self.violation(format!("I2: a promotion of {to} is called that no stored decision and row ask for"));
         }
-        if self.accepted.iter().any(|(other, _)| *other == epoch) {
+        // Who undoes by hand what was done cannot be told from who never did it, when the reply was lost too.
+        if self.accepted.iter().any(|(other, _)| *other == epoch) && !self.meddled {
             self.violation(format!("I1: a second promotion is accepted in epoch {epoch}"));
         }
         self.note(&format!("rds: accepted the move to {to} in epoch {epoch}"));
         self.accepted.push((epoch, to));
-        self.moving = Some(Move { to, done_at: self.now + takes_ms, planned });
+        self.moving = Some(Move { to, done_at: self.now + takes_ms, planned, ours: true });
     }
 
     /// One swap; false when the record is not what it is said to be.
@@ -334,7 +341,9 @@ impl Truth {
 
     /// History is complete, chained, and gives the same decisions again.
     pub(crate) fn check_history(&mut self) {
-        let Some(item) = &self.item else { return };
+        let Some(item) = self.item.clone() else { return };
+        // The next load would do that: the simulation may have ended between the two writes of a turn.
+        self.append(&item.row);
         let version = item.version;
         let rows: Vec<HistoryRow> = self.rows.values().cloned().collect();
         if rows.len() as u64 != version || rows.last() != Some(&item.row) {
