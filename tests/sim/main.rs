@@ -12,7 +12,7 @@ mod net;
 mod run;
 mod truth;
 
-use net::Without;
+use net::{Fate, Without};
 use run::Outcome;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -81,6 +81,39 @@ fn a_seed_replays_exactly_and_the_world_is_worth_it() {
     }
     println!("20 seeds: {accepted} moves of the writer, {crashes} crashes, {versions} versions");
     assert!(accepted >= 10 && crashes >= 10 && versions >= 500, "{accepted} {crashes} {versions}");
+}
+
+/// Every call of one failover, one run each for everything that can happen to it.
+#[test]
+fn whatever_happens_to_one_call_of_a_failover_it_ends_well_and_acts_once() {
+    let (calm, calls) = run::run_script(u64::MAX - 1, Fate::Fine);
+    assert!(calm.violations.is_empty(), "{}", show(&calm));
+    let last = calls.len() - 1;
+    let fates =
+        [Fate::CrashBefore, Fate::CrashAfter, Fate::StallAfter, Fate::LostRequest, Fate::LostReply, Fate::Throttled];
+    let cases: Vec<(u64, Fate)> = (0..=last as u64).flat_map(|nth| fates.map(|fate| (nth, fate))).collect();
+    println!("{} calls, {} cases", last + 1, cases.len());
+    assert!(last >= 40, "a failover takes more calls than {last}");
+    for effect in ["FailoverGlobalCluster", "ChangeResourceRecordSets", "GetChange", "write", "commit", "append"] {
+        assert!(calls[..=last].iter().any(|call| call == effect), "{effect} is not among the calls");
+    }
+    let next = AtomicU64::new(0);
+    let work = || {
+        let mut failed = Vec::new();
+        while let Some((nth, fate)) = cases.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+            let (outcome, _) = run::run_script(*nth, *fate);
+            if !outcome.violations.is_empty() || outcome.accepted != 1 {
+                failed.push(format!("{fate:?} at call {nth} ({}): {}", calls[*nth as usize], show(&outcome)));
+            }
+        }
+        failed
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        running.into_iter().flat_map(|thread| thread.join().expect("a run does not panic")).collect()
+    });
+    assert!(failed.is_empty(), "{} cases failed; the first:\n{}", failed.len(), failed[0]);
 }
 
 fn is_found(without: Without) {

@@ -49,8 +49,15 @@ pub(crate) enum Service {
 }
 
 /// What happened on the way.
-enum Fate {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
     Fine,
+    /// The process dies before it asks.
+    CrashBefore,
+    /// It was done, and the process dies before it hears so.
+    CrashAfter,
+    /// It was done, and the process is stopped until its claim and its lease are over.
+    StallAfter,
     /// Nothing arrived.
     LostRequest,
     /// It was done, and nobody says so.
@@ -66,6 +73,8 @@ pub(crate) struct Weather {
     pub(crate) throttled: u32,
     pub(crate) crash: u32,
     pub(crate) stall: u32,
+    /// Somebody changes the record by hand between a look at it and the swap.
+    pub(crate) meddle: u32,
     /// A service that does not answer at all.
     pub(crate) outage: Option<Service>,
 }
@@ -77,6 +86,10 @@ pub(crate) struct World {
     began: Instant,
     pub(crate) weather: Mutex<Weather>,
     pub(crate) without: Without,
+    /// The one thing that happens, to the n-th call of any controller from when it is set.
+    pub(crate) script: Mutex<Option<(u64, Fate)>>,
+    /// Calls made since then, for those who enumerate them.
+    pub(crate) calls: Mutex<Vec<String>>,
     arrived: Notify,
     names: Mutex<u64>,
 }
@@ -89,6 +102,8 @@ impl World {
             began: Instant::now(),
             weather: Mutex::default(),
             without,
+            script: Mutex::default(),
+            calls: Mutex::default(),
             arrived: Notify::new(),
             names: Mutex::default(),
         })
@@ -166,13 +181,40 @@ impl Process {
         self.nothing_more_if_dead().await;
     }
 
+    /// What the script has for this call.
+    fn scripted(&self, what: &str) -> Option<Fate> {
+        let mut script = self.world.script.lock().expect("nobody panics while holding it");
+        let (left, fate) = script.as_mut()?;
+        if self.world.truth().rows.values().all(|row| row.to != "stable") {
+            self.world.calls.lock().expect("nobody panics while holding it").push(what.to_owned());
+        }
+        match left.checked_sub(1) {
+            Some(fewer) => {
+                *left = fewer;
+                None
+            }
+            None => {
+                let fate = *fate;
+                // From here on nothing happens any more.
+                *left = u64::MAX;
+                Some(fate)
+            }
+        }
+    }
+
     /// One request and its reply. `act` is what the service does when the request arrives.
     async fn call<T>(&self, service: Service, what: &str, act: impl FnOnce(&mut Truth) -> T) -> Result<T, String> {
         self.nothing_more_if_dead().await;
         let world = &self.world;
         let weather = *world.weather.lock().expect("nobody panics while holding it");
         self.may_die(weather, what, "before").await;
+        let scripted = self.scripted(what);
+        if scripted == Some(Fate::CrashBefore) {
+            self.die(&format!("before {what}"));
+            self.nothing_more_if_dead().await;
+        }
         let fate = match world.below(1_000) {
+            _ if scripted.is_some() => scripted.unwrap_or(Fate::Fine),
             _ if weather.outage == Some(service) => Fate::LostRequest,
             draw if draw < u64::from(weather.lost) => Fate::LostRequest,
             draw if draw < u64::from(weather.lost) * 2 => Fate::LostReply,
@@ -184,7 +226,7 @@ impl Process {
         self.nothing_more_if_dead().await;
         let timeout = Duration::from_millis(2_000);
         let answer = match fate {
-            Fate::Fine => Ok(act(&mut world.truth())),
+            Fate::Fine | Fate::CrashBefore | Fate::CrashAfter | Fate::StallAfter => Ok(act(&mut world.truth())),
             Fate::LostRequest => {
                 tokio::time::sleep(timeout).await;
                 Err("timed out".to_owned())
@@ -197,9 +239,12 @@ impl Process {
             }
             Fate::Throttled => Err("throttled".to_owned()),
         };
+        if fate == Fate::CrashAfter {
+            self.die(&format!("after {what}"));
+        }
         self.may_die(weather, what, "after").await;
-        if world.chance(weather.stall) {
-            let ms = world.below(40_000);
+        if fate == Fate::StallAfter || world.chance(weather.stall) {
+            let ms = if fate == Fate::StallAfter { 25_000 } else { world.below(40_000) };
             world.truth().note(&format!("{} is stopped for {ms} ms after {what}", self.name));
             tokio::time::sleep(Duration::from_millis(ms)).await;
         }
@@ -454,7 +499,14 @@ impl Route53 for Process {
         let (change, read) = &changes[0];
         let checked = self.world.without != Without::CompareAndSwap;
         let takes_ms = 100 + self.world.below(3_000);
+        let meddle = self.world.weather.lock().expect("nobody panics while holding it").meddle;
+        let meddled = self.world.chance(meddle);
         let swap = |truth: &mut Truth| {
+            if meddled {
+                truth.meddled = true;
+                truth.note("world: somebody points the name elsewhere at this very moment");
+                truth.record = "maintenance.example.com.".into();
+            }
             let swapped = truth.swap(&change.from, &read.value, &change.to, checked, takes_ms);
             swapped.then(|| (truth.changes.len() - 1).to_string())
         };

@@ -1,7 +1,7 @@
 //! One run: a world, controllers that come and go, three vantages, an operator, and a plan of disasters, all drawn
 //! from one seed. First everything may happen; then the weather is fine, somebody is on duty, and it must end well.
 
-use crate::net::{Process, Service, SimulatedQueue, Weather, Without, World, message};
+use crate::net::{Fate, Process, Service, SimulatedQueue, Weather, Without, World, message};
 use crate::truth::{EAST, REGIONS, WEST, endpoint, wall};
 use aurora_failover::bus::{CANARY_SOURCE, OPERATOR_SOURCE};
 use aurora_failover::config::{self, Settings};
@@ -14,7 +14,8 @@ use aurora_failover::envelope::{
 use aurora_failover::inbox::Inbox;
 use aurora_failover::store::HistoryRow;
 use statemachine::{
-    ClusterId, Command, Guard, HoldReason, Mode, Order, Probe, ProbeOutcome, Rule, SelfCheck, State, Timestamp,
+    ClusterId, Command, Effect, Guard, HoldReason, Mode, Order, Pending, Probe, ProbeOutcome, Record, Rule, SelfCheck,
+    State, Timestamp,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -96,7 +97,19 @@ pub(crate) struct Outcome {
 /// Runs one seed to its end. Deterministic: the same seed gives the same trace, line by line.
 pub(crate) fn run(seed: u64, without: Without) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime starts").block_on(Simulation::new(seed, without).run())
+    runtime.expect("a runtime starts").block_on(Simulation::new(seed, without, None).run())
+}
+
+/// The primary's region vanishes, and one thing happens to the n-th call from then on. Answers what was called until
+/// then, and while nothing happens until it is stable.
+pub(crate) fn run_script(nth: u64, fate: Fate) -> (Outcome, Vec<String>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime starts").block_on(async {
+        let simulation = Simulation::new(1, Without::Nothing, Some(Mode::Auto));
+        let outcome = Arc::clone(&simulation).run_scripted(nth, fate).await;
+        let calls = simulation.world.calls.lock().expect("nobody panics").clone();
+        (outcome, calls)
+    })
 }
 
 struct Simulation {
@@ -120,9 +133,10 @@ enum Sight {
 }
 
 impl Simulation {
-    fn new(seed: u64, without: Without) -> Arc<Self> {
+    fn new(seed: u64, without: Without, mode: Option<Mode>) -> Arc<Self> {
         let world = World::new(seed, without);
-        let mode = if world.chance(700) { Mode::Auto } else { Mode::Approve };
+        let drawn = if world.chance(700) { Mode::Auto } else { Mode::Approve };
+        let mode = mode.unwrap_or(drawn);
         Arc::new(Self {
             seed,
             world,
@@ -134,21 +148,81 @@ impl Simulation {
     }
 
     async fn run(self: Arc<Self>) -> Outcome {
-        let mut actors = JoinSet::new();
-        for vantage in 0..VANTAGES.len() {
-            actors.spawn(Arc::clone(&self).vantage(vantage));
-        }
         let controllers = 1 + self.world.below(2);
-        for number in 0..controllers {
-            actors.spawn(Arc::clone(&self).controller(number));
-        }
-        if self.world.without == Without::Claims {
-            actors.spawn(Arc::clone(&self).rogue());
-        }
-        let chaos = Arc::clone(&self).chaos();
-        chaos.await;
+        let mut actors = self.begin(controllers);
+        Arc::clone(&self).chaos().await;
         let settled = self.on_duty().await;
         actors.shutdown().await;
+        self.end(settled)
+    }
+
+    async fn run_scripted(self: Arc<Self>, nth: u64, fate: Fate) -> Outcome {
+        let mut actors = self.begin(2);
+        // The chaos of this run is over before it begins: nothing else happens.
+        sleep(Duration::from_millis(CHAOS_MS)).await;
+        self.world.truth().set_up(EAST, false);
+        *self.world.script.lock().expect("nobody panics") = Some((nth, fate));
+        sleep(Duration::from_secs(60)).await;
+        self.world.truth().set_up(EAST, true);
+        let settled = self.on_duty().await;
+        self.run_again().await;
+        actors.shutdown().await;
+        self.end(settled)
+    }
+
+    /// Every effect that was ever claimed is carried out once more: all of it is so already.
+    async fn run_again(&self) {
+        *self.world.script.lock().expect("nobody panics") = None;
+        let process = self.process("again".into(), 0);
+        let world = self.effects_world(&process);
+        let (rows, record) = {
+            let truth = self.world.truth();
+            (truth.rows.clone(), truth.record().cloned().expect("stored"))
+        };
+        for pending in rows.values().flat_map(|row| &row.effects) {
+            // Nobody is told twice is not promised; and a question may always be asked.
+            if matches!(pending.effect, Effect::Announce { .. } | Effect::Assess { .. }) {
+                continue;
+            }
+            let until = Instant::now() + Duration::from_secs(9);
+            let task = self.task(&record, pending, until);
+            let outcome = world.run(&task).await;
+            let done = matches!(outcome, statemachine::Outcome::Done { .. });
+            if !done {
+                self.world.truth().violation(format!("{} again: {outcome:?}", pending.effect.name()));
+            }
+        }
+    }
+
+    fn task(&self, record: &Record, pending: &Pending, until: Instant) -> Task {
+        Task {
+            cluster: record.cluster.clone(),
+            id: pending.id,
+            effect: pending.effect.clone(),
+            config: record.config.clone(),
+            primary: record.primary.clone(),
+            epoch: record.epoch.0,
+            attempts: pending.attempts,
+            under_way: pending.under_way,
+            until,
+        }
+    }
+
+    fn begin(self: &Arc<Self>, controllers: u64) -> JoinSet<()> {
+        let mut actors = JoinSet::new();
+        for vantage in 0..VANTAGES.len() {
+            actors.spawn(Arc::clone(self).vantage(vantage));
+        }
+        for number in 0..controllers {
+            actors.spawn(Arc::clone(self).controller(number));
+        }
+        if self.world.without == Without::Claims {
+            actors.spawn(Arc::clone(self).rogue());
+        }
+        actors
+    }
+
+    fn end(&self, settled: Result<(), String>) -> Outcome {
         let mut truth = self.world.truth();
         if let Err(why) = settled {
             truth.violation(format!("it did not end well: {why}"));
@@ -252,17 +326,7 @@ impl Simulation {
             sleep(Duration::from_millis(500)).await;
             let Some(record) = self.world.truth().record().cloned() else { continue };
             for pending in &record.pending {
-                let task = Task {
-                    cluster: record.cluster.clone(),
-                    id: pending.id,
-                    effect: pending.effect.clone(),
-                    config: record.config.clone(),
-                    primary: record.primary.clone(),
-                    epoch: record.epoch.0,
-                    attempts: pending.attempts,
-                    under_way: pending.under_way,
-                    until: Instant::now() + Duration::from_secs(9),
-                };
+                let task = self.task(&record, pending, Instant::now() + Duration::from_secs(9));
                 let world = world.clone();
                 running.spawn(async move { drop(world.run(&task).await) });
             }
@@ -335,7 +399,14 @@ impl Simulation {
         let world = &self.world;
         sleep(Duration::from_secs(10)).await;
         let harsh = world.below(4) as u32;
-        let weather = Weather { lost: harsh * 15, throttled: harsh * 15, crash: harsh, stall: harsh, outage: None };
+        let weather = Weather {
+            lost: harsh * 15,
+            throttled: harsh * 15,
+            crash: harsh,
+            stall: harsh,
+            meddle: harsh * 10,
+            outage: None,
+        };
         *world.weather.lock().expect("nobody panics") = weather;
         world.truth().lease_is_broken = world.chance(300);
         world.truth().note(&format!("the weather: {weather:?}, mode {}", self.mode.name()));
