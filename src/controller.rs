@@ -16,6 +16,7 @@ use crate::config::{ClusterSettings, Settings};
 use crate::effects::{Task, World};
 use crate::inbox::{Delivery, Inbox};
 use crate::store::{HistoryRow, Item, Store, StoreError};
+use crate::telemetry::{self, Health};
 use futures::future::join_all;
 use statemachine::{
     ClaimToken, Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, Event,
@@ -55,16 +56,19 @@ pub async fn run(
     store: Arc<dyn Store>,
     world: World,
     inboxes: Vec<Inbox>,
+    health: Arc<Health>,
     stop: CancellationToken,
 ) {
     let id = ControllerId(format!("controller-{}", world.clock.unique()));
     info!(controller = %id, clusters = settings.clusters.len(), "started");
-    let lease = Lease::new(&settings, id.clone(), Arc::clone(&store), Arc::clone(&world.clock));
+    let lease = Lease::new(&settings, id.clone(), Arc::clone(&store), Arc::clone(&world.clock), Arc::clone(&health));
     while lease.acquire(&stop).await {
         let listening = stop.child_token();
         let keep = lease.keep(&listening);
         let serve = listen(&settings, &id, &store, &world, &inboxes, &listening);
+        health.set_listening(true);
         tokio::join!(keep, serve);
+        health.set_listening(false);
     }
     lease.release().await;
     info!(controller = %id, "stopped");
@@ -104,20 +108,29 @@ struct Lease {
     holder: ControllerId,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    health: Arc<Health>,
     ttl: Duration,
 }
 
 impl Lease {
-    fn new(settings: &Settings, holder: ControllerId, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+    fn new(
+        settings: &Settings,
+        holder: ControllerId,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        health: Arc<Health>,
+    ) -> Self {
         // A claim that its holder cannot answer any more delays as long as the holder's lease.
         let ttl_ms = settings.clusters.iter().map(|c| c.config.policy.claim_ttl_ms).min().unwrap_or(LEASE_DEFAULT_MS);
-        Self { queue: settings.queue.clone(), holder, store, clock, ttl: Duration::from_millis(ttl_ms) }
+        Self { queue: settings.queue.clone(), holder, store, clock, health, ttl: Duration::from_millis(ttl_ms) }
     }
 
     async fn take(&self, ttl: Duration) -> Result<bool, StoreError> {
         let now = self.clock.now();
         let until = now.plus_ms(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
-        self.store.lease(&self.queue, &self.holder, now, until).await
+        let took = self.store.lease(&self.queue, &self.holder, now, until).await?;
+        self.health.store_answered(now);
+        Ok(took)
     }
 
     /// Waits for it; false when stopping.
@@ -180,6 +193,7 @@ struct Before {
     state: &'static str,
     evidence: Evidence,
     last_now: Timestamp,
+    hold: Option<&'static str>,
     /// All of it, when no episode was open.
     quiet: Option<Box<Record>>,
 }
@@ -190,6 +204,7 @@ impl Before {
             state: record.state.name(),
             evidence: record.evidence.clone(),
             last_now: record.last_now,
+            hold: record.hold.as_ref().map(|hold| hold.reason.name()),
             quiet: record.episode.is_none().then(|| Box::new(record.clone())),
         }
     }
@@ -301,6 +316,7 @@ impl ClusterTask {
     }
 
     fn not_made(&mut self, error: &TurnError) {
+        telemetry::turn_error(&self.settings.id);
         error!(cluster = %self.settings.id, %error, "no turn was made; nothing is decided until this is over");
         self.loaded = None;
         self.scan_at = Instant::now() + STORE_PAUSE;
@@ -326,6 +342,7 @@ impl ClusterTask {
             self.loaded = Some(fresh);
         }
         let Some(loaded) = &self.loaded else { return Ok(()) };
+        telemetry::record(&loaded.record, self.world.clock.now());
         let pause_ms = loaded.record.config.policy.claim_ttl_ms;
         self.scan_at = Instant::now() + Duration::from_millis(pause_ms);
         let known = loaded.record.next_config.as_ref().unwrap_or(&loaded.record.config);
@@ -372,6 +389,7 @@ impl ClusterTask {
             let span = info_span!("turn", cluster = %self.settings.id, event = %envelope.id, version);
             match self.store_turn(before, envelope, decision, version, &last_hash, now).instrument(span).await {
                 Err(TurnError::Store(StoreError::Conflict { .. })) => {
+                    telemetry::conflict(&self.settings.id);
                     debug!(cluster = %self.settings.id, version, "another controller was first; deciding anew");
                 }
                 other => return other,
@@ -390,11 +408,14 @@ impl ClusterTask {
         now: Timestamp,
     ) -> Result<(), TurnError> {
         invariants::check(&decision.record)?;
+        let held = before.hold;
         let row = self.history_row(before, envelope, &decision, version, last_hash, now);
         let item = Item { version, decision_id: row.decision_id.clone(), record: decision.record, row };
         self.store.commit(&item).await?;
         self.store.append(&item.row).await?;
         report(&item.row, &item.record, decision.verdict);
+        telemetry::turn(&item.row, held, item.record.hold.as_ref().map(|hold| hold.reason.name()));
+        telemetry::record(&item.record, now);
         for id in &decision.claimed {
             self.start(&item.record, *id);
         }
@@ -474,7 +495,9 @@ impl ClusterTask {
         };
         let (token, world, results) = (claim.token, self.world.clone(), self.results.clone());
         self.running.spawn(async move {
+            let began = Instant::now();
             let outcome = world.run(&task).await;
+            telemetry::effect(task.effect.name(), &outcome, began.elapsed());
             debug!(cluster = %task.cluster, effect = task.effect.name(), ?outcome, "effect ended");
             let result = EffectResult { effect: id, token, outcome };
             let envelope = Envelope {

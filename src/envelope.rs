@@ -115,6 +115,24 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Name as in metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::TooLong { .. } => "too-long",
+            Self::NotAnEnvelope(_) => "not-an-envelope",
+            Self::ForgedSource { .. } => "forged-source",
+            Self::WrongAccount { .. } => "wrong-account",
+            Self::Replayed { .. } => "replayed",
+            Self::WrongQueue { .. } => "wrong-queue",
+            Self::UnknownKind(_) => "unknown-kind",
+            Self::UnknownVersion { .. } => "unknown-version",
+            Self::BadDetail { .. } => "bad-detail",
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Outer {

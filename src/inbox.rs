@@ -5,6 +5,7 @@
 //! delays another: what finds its inbox full stays in the queue and comes again.
 
 use crate::envelope::{Channel, Decoded, Decoder, Refusal};
+use crate::telemetry;
 use async_trait::async_trait;
 use futures::future::join_all;
 use statemachine::{ClusterId, Envelope};
@@ -134,6 +135,7 @@ impl Inbox {
             match inbox.try_send(Delivery { envelope: envelope.clone(), done }) {
                 Ok(()) => turns.push(stored),
                 Err(TrySendError::Full(_)) => {
+                    telemetry::inbox_full(cluster);
                     warn!(%cluster, "its inbox is full; the message stays in the queue");
                     return;
                 }
@@ -150,6 +152,7 @@ impl Inbox {
     }
 
     async fn refuse(&self, body: &str, receipt: String, refusal: &Refusal, deletes: &mpsc::Sender<String>) {
+        telemetry::refused(refusal.name());
         warn!(%refusal, "message refused");
         match self.queue.bury(body, &refusal.to_string()).await {
             Ok(()) => {

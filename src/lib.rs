@@ -21,3 +21,4 @@ pub mod rds;
 pub mod route53;
 pub mod sqs;
 pub mod store;
+pub mod telemetry;

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
-use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, MessageAttributeValue};
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, MessageAttributeValue, MessageSystemAttributeName};
+use statemachine::Timestamp;
 use std::time::Duration;
 
 /// Longest wait of one poll (SQS maximum).
@@ -101,6 +102,105 @@ impl Queue for Sqs {
             .map_err(|error| chain(&error))?;
         Ok(())
     }
+}
+
+/// One message that could not be used.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// SQS's id.
+    pub id: String,
+    /// Its text.
+    pub body: String,
+    /// Why it is here; none when SQS gave it up after too many deliveries.
+    pub reason: Option<String>,
+    /// When it came here.
+    pub sent_at: Option<Timestamp>,
+    receipt: String,
+}
+
+/// The dead-letter queue, for people.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    client: Client,
+    url: String,
+}
+
+/// How long messages are hidden while somebody looks at them.
+const LOOK_S: i32 = 30;
+
+impl DeadLetters {
+    /// Looks the queue up.
+    ///
+    /// # Errors
+    /// When it does not exist or may not be read.
+    pub async fn open(sdk: &SdkConfig, queue: &str) -> Result<Self, QueueError> {
+        let client = Client::new(sdk);
+        let url = find_queue(&client, queue).await?;
+        Ok(Self { client, url })
+    }
+
+    fn failed(&self, detail: String) -> QueueError {
+        QueueError { queue: self.url.clone(), detail }
+    }
+
+    /// At most `limit` messages. They stay, and can be looked at again at once.
+    ///
+    /// # Errors
+    /// When SQS does not answer.
+    pub async fn look(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let mut letters: Vec<DeadLetter> = Vec::new();
+        while letters.len() < limit {
+            let room = (limit - letters.len()).min(BATCH_MAX);
+            let received = self
+                .client
+                .receive_message()
+                .queue_url(&self.url)
+                .max_number_of_messages(room as i32)
+                .visibility_timeout(LOOK_S)
+                .message_attribute_names(REASON)
+                .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
+                .send()
+                .await
+                .map_err(|error| self.failed(chain(&error)))?;
+            let found = received.messages.unwrap_or_default();
+            if found.is_empty() {
+                break;
+            }
+            letters.extend(found.into_iter().filter_map(dead_letter));
+        }
+        for letter in &letters {
+            let shown = self.client.change_message_visibility().queue_url(&self.url).receipt_handle(&letter.receipt);
+            let shown = shown.visibility_timeout(0).send().await;
+            shown.map_err(|error| self.failed(chain(&error)))?;
+        }
+        Ok(letters)
+    }
+
+    /// Sends a message to `queue`, and takes it away here.
+    ///
+    /// # Errors
+    /// When SQS does not answer; then it may be in both.
+    pub async fn send_on(&self, letter: &DeadLetter, queue: &str) -> Result<(), QueueError> {
+        let url = find_queue(&self.client, queue).await?;
+        let sent = self.client.send_message().queue_url(url).message_body(&letter.body).send().await;
+        sent.map_err(|error| self.failed(chain(&error)))?;
+        let deleted = self.client.delete_message().queue_url(&self.url).receipt_handle(&letter.receipt).send().await;
+        deleted.map_err(|error| self.failed(chain(&error)))?;
+        Ok(())
+    }
+}
+
+fn dead_letter(message: aws_sdk_sqs::types::Message) -> Option<DeadLetter> {
+    let reason = message.message_attributes.as_ref().and_then(|a| a.get(REASON)?.string_value.clone());
+    let sent =
+        message.attributes.as_ref().and_then(|a| a.get(&MessageSystemAttributeName::SentTimestamp)?.parse().ok());
+    Some(DeadLetter {
+        id: message.message_id?,
+        body: message.body?,
+        reason,
+        sent_at: sent.map(Timestamp),
+        receipt: message.receipt_handle?,
+    })
 }
 
 async fn find_queue(client: &Client, queue: &str) -> Result<String, QueueError> {

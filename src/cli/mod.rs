@@ -1,5 +1,6 @@
 //! The command line: what it accepts, and which module does it.
 
+mod dlq;
 mod history;
 mod override_;
 mod status;
@@ -17,10 +18,12 @@ use aurora_failover::rds::AwsRds;
 use aurora_failover::route53::AwsRoute53;
 use aurora_failover::sqs::Sqs;
 use aurora_failover::store::DynamoDb;
-use aurora_failover::{aws, canary, controller, infrastructure};
+use aurora_failover::telemetry::{self, Health};
+use aurora_failover::{aws, canary, clock, controller, infrastructure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use statemachine::Vantage;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -57,6 +60,12 @@ enum Command {
         file: ConfigFile,
         #[command(flatten)]
         log: Log,
+        /// Answer /healthz, /readyz and /metrics (Prometheus) here, such as 127.0.0.1:9464.
+        #[arg(long, value_name = "ADDRESS", env = "AURORA_FAILOVER_LISTEN")]
+        listen: Option<SocketAddr>,
+        /// Print metrics to standard output once a minute, in CloudWatch's embedded format, instead of /metrics.
+        #[arg(long)]
+        emf: bool,
     },
     /// Run one vantage: probe the writer by committing a row, publish what was seen.
     ///
@@ -100,6 +109,9 @@ enum Command {
     /// Shows what the record says, asks for confirmation, sends the order over the operator bus and waits for the
     /// answer. Exits with 0 when it was carried out, 1 when it was refused, 3 when no answer came in time.
     Override(override_::Override),
+    /// Look at messages that could not be used, and send them on their way again.
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
     /// Print the transition table and the state diagram (Markdown with Mermaid).
     Diagram,
     /// A two-region AWS on this machine, on real PostgreSQL and DNS, to kill a region and watch.
@@ -185,9 +197,9 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 
 async fn dispatch(command: Command) -> Result<()> {
     match command {
-        Command::Serve { file, log } => {
+        Command::Serve { file, log, listen, emf } => {
             log.start();
-            serve(file.load()?).await
+            serve(file.load()?, listen, emf).await
         }
         Command::Canary { file, log, vantage } => {
             log.start();
@@ -202,6 +214,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::History { file, output, cluster, limit } => {
             history::run(&file.load()?, output.output, cluster, limit).await
         }
+        Command::Dlq(command) => dlq::run(command).await,
         Command::Override(_) => bail!("it has its own exit codes"),
         Command::Diagram => show(statemachine::diagram::markdown().trim_end()),
         #[cfg(feature = "lab")]
@@ -217,7 +230,13 @@ fn show(text: &str) -> Result<()> {
     }
 }
 
-async fn serve(settings: Settings) -> Result<()> {
+async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool) -> Result<()> {
+    let stop = stop_on_signal()?;
+    let health = Arc::new(Health::default());
+    let metrics = if emf { telemetry::print_embedded(stop.clone())? } else { telemetry::collect(stop.clone())? };
+    if let Some(listen) = listen {
+        telemetry::serve(listen, metrics, Arc::clone(&health), clock::now, stop.clone()).await?;
+    }
     let sdk = aws::load(&settings.region, &settings.aws).await;
     let dns = Dns::new(&settings.nameservers)?;
     let world = World {
@@ -238,8 +257,7 @@ async fn serve(settings: Settings) -> Result<()> {
         let queue = Sqs::open(&sdk, queue, &settings.dead_letter_queue).await?;
         inboxes.push(Inbox::new(Arc::new(queue), channel, Arc::clone(&decoder)));
     }
-    let stop = stop_on_signal()?;
-    controller::run(settings, store, world, inboxes, stop).await;
+    controller::run(settings, store, world, inboxes, health, stop).await;
     Ok(())
 }
 

@@ -242,6 +242,25 @@ pub enum HoldReason {
     InRegionRefused,
 }
 
+impl HoldReason {
+    /// Name as in metrics; the guard's own for a guard.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Guard(guard) => guard.name(),
+            Self::AssessOverdue => "assess-overdue",
+            Self::PromoteRefused => "promote-refused",
+            Self::PromoteOverdue => "promote-overdue",
+            Self::RerouteRefused => "reroute-refused",
+            Self::RerouteOverdue => "reroute-overdue",
+            Self::VerifyOverdue => "verify-overdue",
+            Self::VerifyRefused => "verify-refused",
+            Self::NewPrimaryDown => "new-primary-down",
+            Self::InRegionRefused => "in-region-refused",
+        }
+    }
+}
+
 /// From leaving `healthy` until `healthy` again or averted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
