@@ -62,6 +62,7 @@ pub async fn run(
     let id = ControllerId(format!("controller-{}", world.clock.unique()));
     info!(controller = %id, clusters = settings.clusters.len(), "started");
     let lease = Lease::new(&settings, id.clone(), Arc::clone(&store), Arc::clone(&world.clock), Arc::clone(&health));
+    health.set_listening(false);
     while lease.acquire(&stop).await {
         let listening = stop.child_token();
         let keep = lease.keep(&listening);

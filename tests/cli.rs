@@ -22,7 +22,7 @@ fn help(arguments: &[&str]) -> String {
 #[test]
 fn help_names_every_command_and_where_to_begin() {
     let text = help(&["--help"]);
-    for command in ["serve", "canary", "init", "status", "history", "lab", "lab drill region-loss", "RUST_LOG"] {
+    for command in ["serve", "canary", "init", "status", "history", "dlq", "lab", "lab drill region-loss", "RUST_LOG"] {
         assert!(text.contains(command), "{command} is missing in:\n{text}");
     }
 }

@@ -4,9 +4,11 @@
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -20,15 +22,52 @@ fn alone() -> MutexGuard<'static, ()> {
     MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn start(arguments: &[&str]) -> Child {
+/// A process that does not outlive a test that fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended_already = self.0.kill();
+        let _ended_already = self.0.wait();
+    }
+}
+
+impl Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+fn start(arguments: &[&str]) -> Running {
     let mut command = Command::new(BINARY);
     command.arg("lab").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().expect("the binary starts")
+    Running(command.spawn().expect("the binary starts"))
+}
+
+/// Everything that it says until it ends.
+fn output(mut running: Running) -> Output {
+    let mut errors = running.stderr.take().expect("piped");
+    let reading = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        errors.read_to_end(&mut text).map(|_| text)
+    });
+    let mut stdout = Vec::new();
+    running.stdout.take().expect("piped").read_to_end(&mut stdout).expect("readable");
+    let stderr = reading.join().expect("no panic").expect("readable");
+    Output { status: running.wait().expect("it ends"), stdout, stderr }
 }
 
 /// Runs a drill to its end and gives its JSON object.
 fn drill(arguments: &[&str]) -> Value {
-    let output = start(arguments).wait_with_output().expect("it ends");
+    let output = output(start(arguments));
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
     serde_json::from_str(&out).expect("standard output is one JSON object")
@@ -78,7 +117,7 @@ fn two_labs_run_side_by_side() {
     let _machine = alone();
     let drills = [start(&["drill", "region-loss", "--json"]), start(&["drill", "region-loss", "--json"])];
     for drill in drills {
-        let output = drill.wait_with_output().expect("it ends");
+        let output = output(drill);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_recovered(&serde_json::from_slice(&output.stdout).expect("JSON"));
     }
@@ -168,6 +207,48 @@ fn an_operator_pauses_orders_and_is_answered() {
     assert_gone(&dir);
 }
 
+#[test]
+fn a_second_controller_waits_and_says_how_it_is() {
+    let _machine = alone();
+    let (mut lab, dir, environment) = start_with_environment();
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port is free").local_addr().expect("bound").port();
+    let address = format!("127.0.0.1:{port}");
+    let mut serve = Command::new(BINARY);
+    serve.args(["serve", "--log-json", "--listen", &address]).envs(environment.clone()).stderr(Stdio::null());
+    let mut second = Running(serve.spawn().expect("it starts"));
+    let began = Instant::now();
+    while !ask(&address, "/readyz").is_some_and(|answer| answer.contains("ready: waiting for the lease")) {
+        assert!(began.elapsed() < GONE_WITHIN, "{:?}", ask(&address, "/readyz"));
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    assert!(ask(&address, "/healthz").is_some_and(|answer| answer.contains("alive")));
+    let metrics = ask(&address, "/metrics").expect("it answers");
+    assert!(metrics.contains("aurora_failover_listening 0"), "{metrics}");
+
+    let mut dlq = Command::new(BINARY);
+    let listed = dlq.args(["dlq", "list"]).envs(environment).output().expect("it runs");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains("is empty"), "{listed}");
+
+    let asked = Instant::now();
+    let pid = rustix::process::Pid::from_child(&second);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    assert!(second.wait().expect("it ends").success());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    lab.kill().expect("it runs");
+    lab.wait().expect("it ends");
+    assert_gone(&dir);
+}
+
+/// One HTTP request; none while nobody answers.
+fn ask(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
 /// System V segments, and PostgreSQL's POSIX ones.
 fn shared_memory() -> (usize, usize) {
     let system_v = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default().lines().count();
@@ -176,13 +257,13 @@ fn shared_memory() -> (usize, usize) {
 }
 
 /// Starts a lab and waits until it says that it is up; gives its directory too.
-fn start_and_wait() -> (Child, PathBuf) {
+fn start_and_wait() -> (Running, PathBuf) {
     let (lab, dir, _) = start_with_environment();
     (lab, dir)
 }
 
 /// The same, with the environment that it says to export.
-fn start_with_environment() -> (Child, PathBuf, Vec<(String, String)>) {
+fn start_with_environment() -> (Running, PathBuf, Vec<(String, String)>) {
     let mut lab = start(&[]);
     let mut lines = BufReader::new(lab.stdout.take().expect("piped")).lines();
     let (mut dir, mut environment) = (PathBuf::new(), Vec::new());

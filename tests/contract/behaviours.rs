@@ -4,10 +4,10 @@ use anyhow::{Context as _, Result, ensure};
 use aurora_failover::bus::{Bus as _, CANARY_SOURCE, EventBridge, Outgoing};
 use aurora_failover::config::{self, Settings};
 use aurora_failover::envelope::{Channel, Decoder, PROBE_DETAIL_TYPE, probe_detail};
-use aurora_failover::inbox::{Delivery, Inbox};
+use aurora_failover::inbox::{Delivery, Inbox, Queue as _};
 use aurora_failover::rds::{AwsRds, Rds as _, RdsError};
 use aurora_failover::route53::{AwsRoute53, Route53 as _, Route53Error};
-use aurora_failover::sqs::Sqs;
+use aurora_failover::sqs::{DeadLetters, Sqs};
 use aurora_failover::store::{DynamoDb, HistoryRow, Item, Store as _, StoreError};
 use aurora_failover::{aws, clock, infrastructure};
 use aws_config::SdkConfig;
@@ -89,6 +89,11 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     Behaviour {
         name: "SQS: what cannot be decoded goes to the dead-letter queue with its reason",
         run: || undecodable_message().boxed_local(),
+        left_out: &[],
+    },
+    Behaviour {
+        name: "SQS: a dead letter can be looked at twice, and goes back where it belongs once",
+        run: || redriven().boxed_local(),
         left_out: &[],
     },
     Behaviour {
@@ -341,16 +346,34 @@ async fn undecodable_message() -> Result<()> {
     let url = queue_url(&client, &settings.queue).await?;
     client.send_message().queue_url(url).message_body("rubbish").send().await?;
     ensure!(receive(&settings, &sdk, Duration::from_secs(3)).await?.is_none(), "rubbish is not delivered");
-    let dead = queue_url(&client, &settings.dead_letter_queue).await?;
-    let reason = eventually("the message is in the dead-letter queue", async || {
-        let received = client.receive_message().queue_url(&dead).message_attribute_names("All").send().await?;
-        let message = received.messages().first();
-        let reason = message.and_then(|m| m.message_attributes()?.get("reason")?.string_value().map(str::to_owned));
-        Ok(reason)
-    })
-    .await?;
+    let dead = DeadLetters::open(&sdk, &settings.dead_letter_queue).await?;
+    let letter = eventually("the message is in the dead-letter queue", async || Ok(dead.look(10).await?.pop())).await?;
+    ensure!(letter.body == "rubbish" && letter.sent_at.is_some());
+    let reason = letter.reason.unwrap_or_default();
     ensure!(reason.contains("not an EventBridge envelope"), "{reason}");
     ensure!(waiting(&sdk, &settings.queue).await? == 0, "it left the queue");
+    Ok(())
+}
+
+async fn redriven() -> Result<()> {
+    let (settings, sdk) = ready().await?;
+    let queue = Sqs::open(&sdk, &settings.queue, &settings.dead_letter_queue).await?;
+    for body in ["first", "second"] {
+        queue.bury(body, "a reason").await.map_err(anyhow::Error::msg)?;
+    }
+    let dead = DeadLetters::open(&sdk, &settings.dead_letter_queue).await?;
+    let look = async || Ok(Some(dead.look(10).await?).filter(|letters| letters.len() == 2));
+    let letters = eventually("both are there", look).await?;
+    let again = eventually("they can be looked at again at once", look).await?;
+    ensure!(letters.iter().all(|letter| again.iter().any(|other| other.id == letter.id)));
+    let first = again.iter().find(|letter| letter.body == "first").context("the first")?;
+    dead.send_on(first, &settings.queue).await?;
+    let received =
+        eventually("it is back in the queue", async || Ok(queue.receive().await.map_err(anyhow::Error::msg)?.pop()))
+            .await?;
+    ensure!(received.body == "first");
+    let left = dead.look(10).await?;
+    ensure!(left.len() == 1 && left[0].body == "second", "{left:?}");
     Ok(())
 }
 
