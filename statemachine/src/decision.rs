@@ -28,7 +28,7 @@ pub struct Decision {
 
 /// Must the record be stored?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "verdict", rename_all = "kebab-case")]
+#[serde(tag = "verdict", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Verdict {
     /// Another state. Store it.
     Moved,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Something to do outside.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Effect {
     /// Ask RDS what is true.
     Assess {
@@ -172,7 +172,7 @@ pub struct Claim {
 
 /// How a try of an effect ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "kebab-case")]
+#[serde(tag = "outcome", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Outcome {
     /// It is so now, whoever made it so.
     Done {
@@ -203,7 +203,7 @@ pub enum Outcome {
 
 /// What was found when an effect was done.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "report", rename_all = "kebab-case")]
+#[serde(tag = "report", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Report {
     /// Answer to `assess`.
     Assessed(Assessment),

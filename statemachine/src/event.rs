@@ -20,7 +20,7 @@ pub struct Envelope {
 
 /// Everything that can advance the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Event {
     /// A vantage probed the writer endpoint of one member.
     Probe(Probe),
@@ -82,7 +82,7 @@ pub struct Probe {
 
 /// Result of a write probe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "result", rename_all = "kebab-case")]
+#[serde(tag = "result", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum ProbeOutcome {
     /// The write committed before its deadline.
     Ok,
@@ -153,7 +153,7 @@ pub struct Command {
 
 /// What an operator can order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "order", rename_all = "kebab-case")]
+#[serde(tag = "order", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Order {
     /// Decide nothing and do nothing new until then.
     Pause {
