@@ -1,5 +1,6 @@
 //! `aurora-failover lab …`.
 
+use crate::aws::Fault;
 use crate::drill::{self, DrillOptions, KillController};
 use crate::stage::{Profile, Stage, StageOptions};
 use crate::{progress, reaper, report};
@@ -42,11 +43,18 @@ enum Command {
         /// Run it so many times, each in a new lab, and sum up.
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         repeat: u32,
-        /// Kill the controller with SIGKILL at a random moment after the fault and start it again one second later.
+        /// Kill a controller with SIGKILL at a random moment after the fault and start it again one second later.
         #[arg(long)]
         kill_controller: bool,
-        /// Seed of the random moment; printed with the result.
-        #[arg(long, value_name = "N", requires = "kill_controller")]
+        /// Run so many controllers; one of them listens at a time.
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
+        controllers: u8,
+        /// What happens to AWS calls from the fault on: SERVICE[.ACTION][@REGION]=KIND:PERCENT, where KIND is
+        /// latency-500ms, server-error, throttle, lost-reply or reset. May be given several times.
+        #[arg(long, value_name = "FAULT")]
+        aws_fault: Vec<Fault>,
+        /// Seed of everything that is drawn; printed with the result.
+        #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
     /// Ends what a lab leaves behind; started by the lab itself.
@@ -90,9 +98,24 @@ pub fn run(lab: Lab) -> ExitCode {
 async fn dispatch(lab: Lab) -> Result<ExitCode> {
     match lab.command {
         None => up(&lab.options).await,
-        Some(Command::Drill { scenario: Scenario::RegionLoss, options, json, repeat, kill_controller, seed }) => {
-            let kill = kill_controller.then(|| KillController { seed: seed.unwrap_or_else(rand::random) });
-            drills(&DrillOptions { profile: options.profile, kill_controller: kill }, json, repeat).await
+        Some(Command::Drill {
+            scenario: Scenario::RegionLoss,
+            options,
+            json,
+            repeat,
+            kill_controller,
+            controllers,
+            aws_fault,
+            seed,
+        }) => {
+            let options = DrillOptions {
+                profile: options.profile,
+                kill_controller: kill_controller.then_some(KillController),
+                controllers: usize::from(controllers),
+                aws_faults: aws_fault,
+                seed: seed.unwrap_or_else(rand::random),
+            };
+            drills(&options, json, repeat).await
         }
         Some(Command::Reaper) => Ok(ExitCode::FAILURE),
     }
@@ -120,7 +143,7 @@ async fn drills(options: &DrillOptions, json: bool, repeat: u32) -> Result<ExitC
 
 async fn up(options: &Options) -> Result<ExitCode> {
     let progress = progress::Progress::new("lab: ");
-    let stage = Stage::start(&StageOptions { profile: options.profile }, &progress).await?;
+    let stage = Stage::start(&StageOptions { profile: options.profile, controllers: 1 }, &progress).await?;
     stage.steady(&progress).await?;
     progress.done("two regions are up and healthy");
     report::show(&stage.describe())?;

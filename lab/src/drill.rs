@@ -1,5 +1,6 @@
 //! A drill: a new lab, a fault, the recovery, and an exact account of both.
 
+use crate::aws::Fault;
 use crate::client::Account;
 use crate::progress::Progress;
 use crate::stage::{PUBLIC_NAME, Profile, SECONDARY, Stage, StageOptions};
@@ -23,23 +24,25 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 pub struct DrillOptions {
     /// Timing.
     pub profile: Profile,
-    /// Kill the controller on the way?
+    /// Kill a controller on the way?
     pub kill_controller: Option<KillController>,
-}
-
-/// Kill the controller at a random moment.
-#[derive(Debug, Clone, Copy)]
-pub struct KillController {
-    /// Seed of the moment.
+    /// How many controllers run.
+    pub controllers: usize,
+    /// What happens to AWS calls from the fault on.
+    pub aws_faults: Vec<Fault>,
+    /// Seed of everything that is drawn.
     pub seed: u64,
 }
 
+/// Kill a controller at a random moment.
+#[derive(Debug, Clone, Copy)]
+pub struct KillController;
+
 impl DrillOptions {
-    /// The options of one of several runs: each has a moment of its own.
+    /// The options of one of several runs: each has moments of its own.
     #[must_use]
     pub fn for_run(&self, run: u32) -> Self {
-        let seed = |kill: KillController| KillController { seed: kill.seed.wrapping_add(u64::from(run) - 1) };
-        Self { kill_controller: self.kill_controller.map(seed), ..self.clone() }
+        Self { seed: self.seed.wrapping_add(u64::from(run) - 1), ..self.clone() }
     }
 }
 
@@ -125,7 +128,8 @@ impl DrillResult {
 /// When the lab itself does not work; a recovery that fails is a result, not an error.
 pub async fn region_loss(options: &DrillOptions, headline: &str) -> Result<DrillResult> {
     let progress = Progress::new(headline);
-    let mut stage = Stage::start(&StageOptions { profile: options.profile }, &progress).await?;
+    let mut stage =
+        Stage::start(&StageOptions { profile: options.profile, controllers: options.controllers }, &progress).await?;
     stage.steady(&progress).await?;
     stage.all_alive()?;
 
@@ -135,10 +139,11 @@ pub async fn region_loss(options: &DrillOptions, headline: &str) -> Result<Drill
     tokio::time::sleep(moment).await;
     let old_writer = stage.old_writer();
     stage.lose_primary_region();
-    let fault = Fault { at: SystemTime::now(), instant: Instant::now() };
+    stage.aws.set_faults(options.aws_faults.clone(), options.seed);
+    let fault = Outage { at: SystemTime::now(), instant: Instant::now() };
 
     let killed_at = match options.kill_controller {
-        Some(kill) => Some(kill_and_restart(&mut stage, kill, options.profile, &progress).await?),
+        Some(KillController) => Some(kill_and_restart(&mut stage, options, &progress).await?),
         None => None,
     };
     let mut problems = Vec::new();
@@ -149,6 +154,8 @@ pub async fn region_loss(options: &DrillOptions, headline: &str) -> Result<Drill
     }
     stage.all_alive()?;
 
+    // What comes now is the account, not the drill.
+    stage.aws.set_faults(Vec::new(), 0);
     let account = stage.client.account();
     let rows = stage.history().await?;
     let history = stage.history_table().await?;
@@ -185,44 +192,46 @@ pub async fn region_loss(options: &DrillOptions, headline: &str) -> Result<Drill
         phases,
         timeline,
         controller_killed_at_ms: killed_at.map(|at| at.as_millis() as u64),
-        seed: options.kill_controller.map(|kill| kill.seed),
+        seed: (options.kill_controller.is_some() || !options.aws_faults.is_empty()).then_some(options.seed),
         packet_loss: crate::link::drop_method().to_string(),
         history,
     })
 }
 
 #[derive(Clone, Copy)]
-struct Fault {
+struct Outage {
     at: SystemTime,
     instant: Instant,
 }
 
 /// Kills the controller somewhere between the fault and a little after the usual recovery.
-async fn kill_and_restart(
-    stage: &mut Stage,
-    kill: KillController,
-    profile: Profile,
-    progress: &Progress,
-) -> Result<Duration> {
-    let usual_ms = match profile {
+async fn kill_and_restart(stage: &mut Stage, options: &DrillOptions, progress: &Progress) -> Result<Duration> {
+    let usual_ms = match options.profile {
         Profile::Fast => 2_500,
         Profile::Default => 50_000,
     };
-    let mut random = rand::rngs::StdRng::seed_from_u64(kill.seed);
+    let mut random = rand::rngs::StdRng::seed_from_u64(options.seed);
     let at = Duration::from_millis(random.random_range(0..usual_ms));
+    let which = random.random_range(0..options.controllers);
     tokio::time::sleep(at).await;
-    progress.step(&format!("killing the controller {} ms after the fault (seed {})", at.as_millis(), kill.seed));
-    stage.kill_controller().await?;
+    progress.step(&format!(
+        "killing controller {} of {}, {} ms after the fault (seed {})",
+        which + 1,
+        options.controllers,
+        at.as_millis(),
+        options.seed
+    ));
+    stage.kill_controller(which).await?;
     tokio::time::sleep(RESTART_AFTER).await;
-    progress.step("starting the controller again");
-    stage.start_controller()?;
+    progress.step("starting it again");
+    stage.start_controller(which)?;
     Ok(at)
 }
 
 /// Waits for the application first, without disturbing, then for the record to say stable.
 async fn wait_until_stable(
     stage: &Stage,
-    fault: Fault,
+    fault: Outage,
     old_writer: std::net::IpAddr,
     progress: &Progress,
 ) -> Result<Result<(), String>> {
@@ -263,14 +272,14 @@ fn ms_of(row: &Value) -> Option<SystemTime> {
 }
 
 /// When a rule last fired after the fault.
-fn when(fault: Fault, rows: &[Value], rule: &str) -> Option<SystemTime> {
+fn when(fault: Outage, rows: &[Value], rule: &str) -> Option<SystemTime> {
     let mut fired = rows.iter().filter(|row| row["rule"] == rule).filter_map(ms_of);
     // The record counts whole milliseconds.
     fired.rfind(|at| *at + Duration::from_millis(1) >= fault.at)
 }
 
 /// Where the outage went: consecutive parts from the last write acknowledged before the fault to the first after.
-fn phases(fault: Fault, rows: &[Value], hand_over: Option<(SystemTime, SystemTime)>) -> Vec<Phase> {
+fn phases(fault: Outage, rows: &[Value], hand_over: Option<(SystemTime, SystemTime)>) -> Vec<Phase> {
     let Some((last, first)) = hand_over else { return Vec::new() };
     let marks = [
         ("before the fault", Some(fault.at)),
@@ -296,7 +305,7 @@ fn phases(fault: Fault, rows: &[Value], hand_over: Option<(SystemTime, SystemTim
 }
 
 fn timeline(
-    fault: Fault,
+    fault: Outage,
     rows: &[Value],
     hand_over: Option<(SystemTime, SystemTime)>,
     killed_at: Option<Duration>,

@@ -103,6 +103,8 @@ impl Profile {
 pub struct StageOptions {
     /// Timing.
     pub profile: Profile,
+    /// How many controllers run.
+    pub controllers: usize,
 }
 
 /// A running lab.
@@ -116,7 +118,7 @@ pub struct Stage {
     pub client: Client,
     dns: DnsServer,
     primary_aws: Link,
-    controller: Option<Child>,
+    controllers: Vec<Option<Child>>,
     canaries: Vec<Child>,
     reaper: Reaper,
     dir: LabDir,
@@ -129,7 +131,7 @@ impl Stage {
     /// # Errors
     /// What did not start, and where its log is.
     pub async fn start(options: &StageOptions, progress: &Progress) -> Result<Self> {
-        let profile = options.profile;
+        let StageOptions { profile, controllers } = *options;
         let binaries = Binaries::find()?;
         let exe = std::env::current_exe().context("the path of this program")?;
         let dir = LabDir::create()?;
@@ -194,7 +196,7 @@ impl Stage {
             client,
             dns,
             primary_aws,
-            controller: None,
+            controllers: Vec::new(),
             canaries: Vec::new(),
             reaper,
             dir,
@@ -202,8 +204,15 @@ impl Stage {
         };
         progress.step("creating table, bus, rule and queues (aurora-failover init)");
         stage.finished("init", &["init"]).await?;
-        progress.step("starting the controller and three vantages");
-        stage.start_controller()?;
+        progress.step(if controllers == 1 {
+            "starting the controller and three vantages"
+        } else {
+            "starting the controllers and three vantages"
+        });
+        stage.controllers.resize_with(controllers, || None);
+        for index in 0..controllers {
+            stage.start_controller(index)?;
+        }
         for (vantage, in_primary_region) in VANTAGES {
             let url = if in_primary_region { format!("http://{}", stage.primary_aws.addr()) } else { stage.aws.url() };
             let canary = stage.spawn(&format!("canary-{vantage}"), &["canary", "--vantage", vantage], &url)?;
@@ -291,21 +300,22 @@ impl Stage {
         self.topology.address("a1").ip()
     }
 
-    /// Starts the controller.
+    /// Starts one of the controllers.
     ///
     /// # Errors
     /// When the process cannot be started.
-    pub fn start_controller(&mut self) -> Result<()> {
-        self.controller = Some(self.spawn("controller", &["serve"], &self.aws.url())?);
+    pub fn start_controller(&mut self, index: usize) -> Result<()> {
+        let name = if index == 0 { "controller".to_owned() } else { format!("controller-{}", index + 1) };
+        self.controllers[index] = Some(self.spawn(&name, &["serve"], &self.aws.url())?);
         Ok(())
     }
 
-    /// Kills the controller with SIGKILL.
+    /// Kills one of the controllers with SIGKILL.
     ///
     /// # Errors
     /// When it is not running.
-    pub async fn kill_controller(&mut self) -> Result<()> {
-        let mut controller = self.controller.take().context("the controller is not running")?;
+    pub async fn kill_controller(&mut self, index: usize) -> Result<()> {
+        let mut controller = self.controllers[index].take().context("the controller is not running")?;
         controller.kill().await.context("killing the controller")
     }
 
@@ -314,7 +324,7 @@ impl Stage {
     /// # Errors
     /// Which one.
     pub fn all_alive(&mut self) -> Result<()> {
-        let children = self.controller.iter_mut().chain(&mut self.canaries);
+        let children = self.controllers.iter_mut().flatten().chain(&mut self.canaries);
         for child in children {
             if let Some(status) = child.try_wait()? {
                 bail!("a process of the service ended ({status}); logs are in {}", self.keep_logs().display());
@@ -372,10 +382,10 @@ impl Stage {
 
     /// Ends everything.
     pub async fn stop(mut self) {
-        for child in self.controller.iter_mut().chain(&mut self.canaries) {
+        for child in self.controllers.iter_mut().flatten().chain(&mut self.canaries) {
             let _already_gone = child.start_kill();
         }
-        for child in self.controller.iter_mut().chain(&mut self.canaries) {
+        for child in self.controllers.iter_mut().flatten().chain(&mut self.canaries) {
             let _already_gone = child.wait().await;
         }
         drop(self.client);

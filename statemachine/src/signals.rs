@@ -107,7 +107,7 @@ pub(crate) fn alarm(state: &State, record: &mut Record, turn: &mut Turn, alarm: 
 /// More weight, or the end of a grace, may confirm what the vantages saw already.
 fn confirm_if_suspect(state: &State, record: &mut Record, turn: &mut Turn, otherwise: Rule) -> Next {
     match state {
-        State::Suspect { .. } => confirm(record, turn, otherwise),
+        State::Suspect { .. } => confirm(record, turn).unwrap_or_else(|| turn.updated(otherwise)),
         State::Healthy
         | State::ConfirmedDown { .. }
         | State::Promoting { .. }

@@ -54,22 +54,22 @@ pub(crate) fn suspect_probe(record: &mut Record, turn: &mut Turn) -> Next {
     if record.evidence.recovered(&record.config.policy, turn.now).reached() {
         return turn.avert(record, Rule::Recovered);
     }
-    confirm(record, turn, Rule::EvidenceCounted)
+    confirm(record, turn).unwrap_or_else(|| turn.counted(record))
 }
 
 /// Confirms when the evidence does, unless an in-region failover explains it.
-pub(crate) fn confirm(record: &mut Record, turn: &mut Turn, otherwise: Rule) -> Next {
+pub(crate) fn confirm(record: &mut Record, turn: &mut Turn) -> Option<Next> {
     let in_grace = record.grace.as_ref().is_some_and(|grace| turn.now < grace.until);
     let can_judge = record.proven && !record.evidence.is_blind(&record.config.policy, turn.now);
     if in_grace || !can_judge || !record.evidence.confirms_down(&record.config, turn.now).reached() {
-        return turn.updated(otherwise);
+        return None;
     }
     turn.guards.push(guards::still_down(record, turn.now));
     if let Some(episode) = &mut record.episode {
         episode.confirmed_at = Some(turn.now);
     }
     turn.assess(record, Question::MayFailOver);
-    turn.go(Rule::QuorumConfirmed, State::ConfirmedDown { since: turn.now })
+    Some(turn.go(Rule::QuorumConfirmed, State::ConfirmedDown { since: turn.now }))
 }
 
 pub(crate) fn suspect_result(record: &mut Record, turn: &mut Turn) -> Next {
@@ -132,7 +132,7 @@ pub(crate) fn confirmed_probe(record: &mut Record, turn: &mut Turn) -> Next {
     if !ordered && record.evidence.recovered(&record.config.policy, turn.now).reached() {
         return turn.avert(record, Rule::Recovered);
     }
-    turn.updated(Rule::EvidenceCounted)
+    turn.counted(record)
 }
 
 pub(crate) fn confirmed_result(record: &mut Record, turn: &mut Turn) -> Next {
@@ -301,7 +301,7 @@ pub(crate) fn stable_probe(record: &mut Record, turn: &mut Turn) -> Next {
         turn.hold(record, HoldReason::NewPrimaryDown, detail, "failover, or acknowledge", deadline);
         return turn.updated(Rule::NewPrimaryFails);
     }
-    if turn.probe_ok == Some(false) { turn.updated(Rule::EvidenceCounted) } else { turn.noted() }
+    if turn.probe_ok == Some(false) { turn.counted(record) } else { turn.noted() }
 }
 
 pub(crate) fn stable_tick(record: &mut Record, turn: &mut Turn, soak_until: Timestamp) -> Next {

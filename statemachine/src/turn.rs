@@ -17,6 +17,9 @@ use statig::Outcome::{Handled, Transition};
 const NAME_BY_HAND: &str = "point the public name at the new writer, and it goes on by itself; or acknowledge to take \
                             over by hand";
 
+/// How often evidence is stored while a confirmation window passes: whoever takes over loses a quarter of it.
+const STORED_PER_WINDOW: u64 = 4;
+
 /// What one step gathers.
 pub(crate) struct Turn {
     pub(crate) now: Timestamp,
@@ -282,6 +285,16 @@ impl Turn {
         self.rule = rule;
         self.verdict = Verdict::Updated;
         Handled
+    }
+
+    /// Evidence that matters and decides nothing yet: stored now and then, so that another controller can go on from
+    /// it, but never more often than the store can follow.
+    pub(crate) fn counted(&mut self, record: &Record) -> Next {
+        let every_ms = record.config.policy.confirm_after_ms / STORED_PER_WINDOW;
+        if self.now.since_ms(record.heartbeat_at) < every_ms {
+            return self.noted();
+        }
+        self.updated(Rule::EvidenceCounted)
     }
 
     pub(crate) fn noted(&mut self) -> Next {

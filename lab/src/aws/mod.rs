@@ -6,11 +6,12 @@
 //! at most. An action that the lab does not have gets the error AWS gives for an unknown action;
 //! a parameter that it does not honour is refused. Nothing is a pretended success.
 //!
-//! A request passes `Front::before`, the service, `Front::after`. Faults belong into these two;
-//! today they make a lost region: no answer, as if its packets were dropped.
+//! A request passes `Front::before`, the service, `Front::after`. Faults happen in these two: a lost region does not
+//! answer, as if its packets were dropped; single calls are delayed, refused, or their answers lost.
 
 mod dynamodb;
 mod eventbridge;
+mod fault;
 mod pattern;
 mod rds;
 mod route53;
@@ -35,6 +36,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use fault::{Fault, FaultKind};
 pub use rds::{Databases, GlobalCluster, Member};
 
 use crate::dns::{RecordKind, Zones};
@@ -109,6 +111,7 @@ impl Aws {
         tasks.spawn(stop.clone().run_until_cancelled_owned(publisher));
         let front = Arc::new(Front {
             network,
+            faults: fault::Faults::default(),
             log: Mutex::default(),
             stop: stop.clone(),
             tasks: tasks.clone(),
@@ -143,6 +146,11 @@ impl Aws {
     /// Lets requests for `region` through again; those still held open go on, as after a retransmission.
     pub fn heal_region(&self, region: &str) {
         self.front.network.0.send_if_modified(|lost| lost.remove(region));
+    }
+
+    /// From now on these faults happen to calls, drawn from `seed`; none when there are none.
+    pub fn set_faults(&self, faults: Vec<Fault>, seed: u64) {
+        self.front.faults.set(faults, seed);
     }
 
     /// The ended requests, oldest first; at most the newest 100,000.
@@ -245,6 +253,7 @@ impl Drop for Pending {
 
 struct Front {
     network: Network,
+    faults: fault::Faults,
     log: Mutex<Log>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -298,24 +307,32 @@ impl Front {
         call.region = scope.region;
         call.service = scope.service;
         call.action = action(&call.service, &parts, &body);
-        let reply = match self.before(call).await {
+        let fault = self.faults.draw(call);
+        let reply = match self.before(call, fault).await {
             Some(reply) => reply,
             None => self.execute(call, &parts, body).await,
         };
         let response = settle(call, reply);
-        self.after(call, response).await
+        self.after(call, response, fault).await
     }
 
     /// Ahead of every execution. A reply given here is sent instead of executing.
-    async fn before(&self, call: &Call) -> Option<Reply> {
+    async fn before(&self, call: &Call, fault: Option<FaultKind>) -> Option<Reply> {
         self.network.reachable(&call.region).await;
-        None
+        if let Some(FaultKind::Latency(latency)) = fault {
+            tokio::time::sleep(latency).await;
+        }
+        fault::refusal(fault?, &call.service)
     }
 
     /// Behind every execution: the last place where a reply can be delayed, changed or lost.
-    async fn after(&self, call: &Call, response: Response) -> Response {
+    async fn after(&self, call: &Call, response: Response, fault: Option<FaultKind>) -> Response {
         self.network.reachable(&call.region).await;
-        response
+        match fault {
+            Some(FaultKind::LostReply) => std::future::pending().await,
+            Some(FaultKind::Reset) => fault::broken_off(response),
+            Some(FaultKind::Latency(_) | FaultKind::ServerError | FaultKind::Throttle) | None => response,
+        }
     }
 
     async fn execute(&self, call: &Call, parts: &Parts, body: Bytes) -> Reply {

@@ -1,0 +1,162 @@
+//! Faults of the AWS endpoints: what a real network and a real service do to a call, by service, action and region.
+
+use super::Call;
+use super::wire::{Refusal, Reply, json_reply, lock, xml_error};
+use anyhow::{Context as _, Result, bail};
+use axum::body::Body;
+use axum::response::Response;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What happens to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// It takes so much longer.
+    Latency(Duration),
+    /// It is answered with an internal error, and not carried out.
+    ServerError,
+    /// It is refused as too many, and not carried out.
+    Throttle,
+    /// It is carried out, and nobody says so.
+    LostReply,
+    /// It is carried out, and the connection breaks in the middle of the answer.
+    Reset,
+}
+
+/// A fault of some calls: `SERVICE[.ACTION][@REGION]=KIND:PERCENT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    service: String,
+    action: Option<String>,
+    region: Option<String>,
+    kind: FaultKind,
+    percent: u32,
+}
+
+impl Fault {
+    fn meets(&self, call: &Call) -> bool {
+        let all = self.service == "all";
+        (all || self.service == call.service)
+            && self.action.as_ref().is_none_or(|action| *action == call.action)
+            && self.region.as_ref().is_none_or(|region| *region == call.region)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = self.action.as_ref().map(|action| format!(".{action}")).unwrap_or_default();
+        let region = self.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default();
+        write!(f, "{} % of {}{action}{region}: {:?}", self.percent, self.service, self.kind)
+    }
+}
+
+impl FromStr for Fault {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        const SHAPE: &str = "write SERVICE[.ACTION][@REGION]=KIND:PERCENT, such as rds=throttle:30 or \
+                             route53.ChangeResourceRecordSets=lost-reply:50 or all@us-west-2=latency-500ms:20";
+        let (calls, fault) = text.split_once('=').context(SHAPE)?;
+        let (kind, percent) = fault.split_once(':').context(SHAPE)?;
+        let (calls, region) = match calls.split_once('@') {
+            Some((calls, region)) => (calls, Some(region.to_owned())),
+            None => (calls, None),
+        };
+        let (service, action) = match calls.split_once('.') {
+            Some((service, action)) => (service, Some(action.to_owned())),
+            None => (calls, None),
+        };
+        if !["all", "dynamodb", "sqs", "events", "rds", "route53"].contains(&service) {
+            bail!("{service:?} is no service of the lab: all, dynamodb, sqs, events, rds, route53; {SHAPE}");
+        }
+        let kind = match kind {
+            "server-error" => FaultKind::ServerError,
+            "throttle" => FaultKind::Throttle,
+            "lost-reply" => FaultKind::LostReply,
+            "reset" => FaultKind::Reset,
+            other => {
+                let ms = other.strip_prefix("latency-").and_then(|rest| rest.strip_suffix("ms")?.parse().ok());
+                let ms = ms.with_context(|| {
+                    format!("{other:?} is no fault: latency-500ms, server-error, throttle, lost-reply, reset; {SHAPE}")
+                })?;
+                FaultKind::Latency(Duration::from_millis(ms))
+            }
+        };
+        let percent: u32 = percent.parse().ok().filter(|percent| *percent <= 100).context(SHAPE)?;
+        Ok(Self { service: service.to_owned(), action, region, kind, percent })
+    }
+}
+
+/// The faults in force. Clones share them.
+#[derive(Clone)]
+pub(super) struct Faults(Arc<Mutex<(Vec<Fault>, StdRng)>>);
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new((Vec::new(), StdRng::seed_from_u64(0)))))
+    }
+}
+
+impl Faults {
+    /// These from now on, drawn from `seed`.
+    pub(super) fn set(&self, faults: Vec<Fault>, seed: u64) {
+        *lock(&self.0) = (faults, StdRng::seed_from_u64(seed));
+    }
+
+    /// What happens to this call; the first fault that is drawn.
+    pub(super) fn draw(&self, call: &Call) -> Option<FaultKind> {
+        let (faults, random) = &mut *lock(&self.0);
+        let met = faults.iter().filter(|fault| fault.meets(call));
+        met.map(|fault| (fault.kind, fault.percent))
+            .find(|(_, percent)| random.random_range(0..100) < *percent)
+            .map(|(kind, _)| kind)
+    }
+}
+
+/// The refusal that AWS would give, in the protocol of the service.
+pub(super) fn refusal(kind: FaultKind, service: &str) -> Option<Reply> {
+    let (status, code, message) = match (kind, service) {
+        (FaultKind::ServerError, "dynamodb") => (500, "InternalServerError", "a fault of the lab"),
+        (FaultKind::ServerError, _) => (500, "InternalFailure", "a fault of the lab"),
+        (FaultKind::Throttle, "dynamodb") => (400, "ThrottlingException", "Rate exceeded"),
+        (FaultKind::Throttle, "sqs") => (400, "RequestThrottled", "Rate exceeded"),
+        (FaultKind::Throttle, "events") => (400, "ThrottlingException", "Rate exceeded"),
+        (FaultKind::Throttle, _) => (400, "Throttling", "Rate exceeded"),
+        (FaultKind::Latency(_) | FaultKind::LostReply | FaultKind::Reset, _) => return None,
+    };
+    let refusal = Refusal::new(code, message).status(status);
+    Some(match service {
+        "dynamodb" => json_reply("1.0", "com.amazonaws.dynamodb.v20120810#", Err(refusal)),
+        "sqs" => json_reply("1.0", "com.amazonaws.sqs#", Err(refusal)),
+        "events" => json_reply("1.1", "", Err(refusal)),
+        "rds" => xml_error("http://rds.amazonaws.com/doc/2014-10-31/", &refusal),
+        _ => xml_error("https://route53.amazonaws.com/doc/2013-04-01/", &refusal),
+    })
+}
+
+/// The answer, broken off in the middle.
+pub(super) fn broken_off(response: Response) -> Response {
+    let (parts, _) = response.into_parts();
+    let broken = futures::stream::iter([Ok("{"), Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset))]);
+    Response::from_parts(parts, Body::from_stream(broken))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_written_as_it_is_read() {
+        let fault: Fault = "route53.ChangeResourceRecordSets@us-east-1=lost-reply:50".parse().expect("well formed");
+        assert_eq!(fault.to_string(), "50 % of route53.ChangeResourceRecordSets in us-east-1: LostReply");
+        let slow: Fault = "all=latency-500ms:20".parse().expect("well formed");
+        assert_eq!(slow.kind, FaultKind::Latency(Duration::from_millis(500)));
+        for wrong in ["", "rds", "rds=throttle", "rds=nothing:5", "s3=throttle:5", "rds=throttle:101"] {
+            assert!(wrong.parse::<Fault>().is_err(), "{wrong:?}");
+        }
+    }
+}
