@@ -115,7 +115,8 @@ fn a_controller_killed_on_the_way_ends_well_after_its_restart() {
 #[test]
 fn a_lossy_aws_and_a_killed_controller_of_two_end_in_one_failover() {
     let _machine = alone();
-    let faults = ["--aws-fault", "rds=lost-reply:30", "--aws-fault", "all=server-error:10", "--aws-fault", "all=reset:5"];
+    let faults =
+        ["--aws-fault", "rds=lost-reply:30", "--aws-fault", "all=server-error:10", "--aws-fault", "all=reset:5"];
     let arguments = ["drill", "region-loss", "--json", "--controllers", "2", "--kill-controller", "--seed", "7"];
     let result = drill(&[&arguments[..], &faults[..]].concat());
     assert_recovered(&result);
