@@ -20,6 +20,12 @@ fn passes(decision: &statemachine::Decision, guard: Guard) -> bool {
     decision.guards.iter().find(|result| result.guard == guard).expect("it was asked").pass
 }
 
+fn rerouting() -> Cluster {
+    let mut cluster = Cluster::promoting();
+    cluster.done("promote", promoted());
+    cluster
+}
+
 // ---- ages --------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -548,6 +554,8 @@ fn events_and_states_have_their_names_and_times() {
         assert_eq!(event.name(), name);
     }
     assert_eq!(cluster.record().state.since(), None);
+    assert_eq!(HoldReason::Guard(Guard::WithinRpo).name(), Guard::WithinRpo.name());
+    assert_eq!(HoldReason::VerifyOverdue.name(), "verify-overdue");
     let states = [Cluster::confirmed_down(Mode::Auto), Cluster::promoting(), Cluster::stable()];
     for cluster in states {
         assert_eq!(cluster.record().state.since(), Some(cluster.now));
@@ -599,6 +607,7 @@ fn each_broken_invariant_is_found() {
         ("I5", Cluster::promoting(), Box::new(|record| record.pending.clear())),
         ("contradicts", Cluster::promoting(), Box::new(|record| record.episode = None)),
         ("contradicts", Cluster::promoting(), Box::new(|record| record.state = State::Healthy)),
+        ("contradicts", rerouting(), Box::new(|record| record.state = State::Healthy)),
         (
             "contradicts",
             Cluster::promoting(),

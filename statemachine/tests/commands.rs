@@ -144,6 +144,19 @@ fn the_same_nonce_does_nothing_twice_and_is_forgotten_when_it_has_expired() {
 }
 
 #[test]
+fn a_copy_that_comes_when_the_command_expires_is_refused_as_expired() {
+    let mut cluster = Cluster::healthy(Mode::Auto);
+    let order = pause(&cluster, 600_000);
+    let mut command = cluster.command(order);
+    command.expires_at = cluster.now.plus_ms(1_000);
+    cluster.give(Event::Command(command.clone()));
+    cluster.now = Timestamp(command.expires_at.0 - 1);
+    assert_eq!(cluster.give(Event::Command(command.clone())).rule, Rule::Ignored);
+    cluster.now = command.expires_at;
+    assert_eq!(cluster.give(Event::Command(command)).rule, Rule::CommandRefused);
+}
+
+#[test]
 fn open_commands_are_bounded() {
     let mut cluster = Cluster::healthy(Mode::Auto);
     for _ in 0..64 {
