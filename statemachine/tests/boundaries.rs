@@ -118,6 +118,25 @@ fn of_two_lag_readings_of_one_moment_the_first_stays() {
 }
 
 #[test]
+fn evidence_that_matters_is_stored_four_times_per_window_and_good_news_of_a_settled_primary_is_not() {
+    let mut suspect = Cluster::healthy(Mode::Auto);
+    suspect.probe("west", "timeout");
+    let mut settled = Cluster::stable();
+    let west = |sequence, outcome: &str| Event::Probe(probe("west", sequence, WEST, outcome));
+    for (ms, stored) in [(7_498, false), (2, true), (2, false)] {
+        suspect.wait(ms);
+        assert_eq!(suspect.probe("west", "timeout").verdict.is_durable(), stored, "{ms}");
+        settled.wait(ms);
+        settled.sequence += 2;
+        let good = settled.give(west(settled.sequence - 1, "ok"));
+        assert_eq!(good.verdict, Verdict::Noted);
+        settled.wait(1);
+        let bad = settled.give(west(settled.sequence, "timeout"));
+        assert_eq!(bad.verdict.is_durable(), stored, "{ms}");
+    }
+}
+
+#[test]
 fn an_alarm_no_newer_than_a_success_has_no_weight() {
     let mut cluster = Cluster::healthy(Mode::Auto);
     cluster.edit(|record| record.config.alarms = vec![AlarmWeight { name: "commits".into(), weight: 1 }]);
