@@ -586,7 +586,7 @@ impl Simulation {
             (State::Healthy, None) if record.episode.is_none() => {
                 let (writer, by_hand) = {
                     let truth = self.world.truth();
-                    let taken_over = |row: &HistoryRow| row.rule == Rule::Acknowledged && row.from == "rerouting";
+                    let taken_over = |row: &HistoryRow| row.rule == Rule::Acknowledged && row.from != "stable";
                     (truth.writer, truth.meddled || truth.rows.values().any(taken_over))
                 };
                 if writer != record.primary.as_str() {
