@@ -6,8 +6,12 @@ use crate::config::AwsSettings;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_route53::config::http::HttpResponse;
+use aws_sdk_route53::error::{ProvideErrorMetadata, SdkError};
 use statemachine::Region;
+use std::collections::HashMap;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// Tries per call of reads and of writes that are safe to repeat.
 const ATTEMPTS_MAX: u32 = 3;
@@ -29,6 +33,78 @@ pub async fn load(region: &Region, settings: &AwsSettings) -> SdkConfig {
         .retry_config(retries)
         .load()
         .await
+}
+
+/// One client per region, made on first use.
+pub struct Regional<C> {
+    settings: AwsSettings,
+    make: fn(&SdkConfig) -> C,
+    clients: Mutex<HashMap<Region, C>>,
+}
+
+impl<C: Clone> Regional<C> {
+    /// With these time-outs.
+    #[must_use]
+    pub fn new(settings: AwsSettings, make: fn(&SdkConfig) -> C) -> Self {
+        Self { settings, make, clients: Mutex::new(HashMap::new()) }
+    }
+
+    /// The client of `region`.
+    pub async fn client(&self, region: &Region) -> C {
+        let mut clients = self.clients.lock().await;
+        if let Some(client) = clients.get(region) {
+            return client.clone();
+        }
+        let client = (self.make)(&load(region, &self.settings).await);
+        clients.insert(region.clone(), client.clone());
+        client
+    }
+}
+
+/// A call that moves a public name, or looks where it leads, went wrong.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// It was no longer as it had been seen: nothing was changed.
+    #[error("{call} was refused, nothing was changed: {detail}")]
+    SwapRefused {
+        /// Which call.
+        call: &'static str,
+        /// What the service says.
+        detail: String,
+    },
+    /// The service answered no.
+    #[error("{call} answered {code}: {message}")]
+    Answered {
+        /// Which call.
+        call: &'static str,
+        /// AWS error code.
+        code: String,
+        /// AWS message.
+        message: String,
+    },
+    /// No usable answer; a change may have been carried out.
+    #[error("{call} gave no answer: {detail}")]
+    NoAnswer {
+        /// Which call.
+        call: &'static str,
+        /// The error chain.
+        detail: String,
+    },
+}
+
+impl CallError {
+    /// What the SDK's error means: a refusal is certain, anything else may have been carried out.
+    pub(crate) fn of<E>(call: &'static str, error: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        match (error, error.code()) {
+            (SdkError::ServiceError(service), Some(code)) if service.raw().status().is_client_error() => {
+                Self::Answered { call, code: code.into(), message: error.message().unwrap_or_default().into() }
+            }
+            _ => Self::NoAnswer { call, detail: chain(error) },
+        }
+    }
 }
 
 /// The whole chain of an error as one line.

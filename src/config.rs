@@ -7,8 +7,10 @@
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use statemachine::{
-    AlarmWeight, Arn, ClusterId, Config as ClusterConfig, Member, Mode, Policy, Region, Route, Vantage,
+    AlarmWeight, ArcEndpoint, Arn, ClusterId, Config as ClusterConfig, Member, Mode, Policy, Region, Route, RouteBy,
+    Vantage,
 };
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -269,9 +271,38 @@ struct MemberSection {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct RouteSection {
+    /// Not needed where the data plane moves the name.
+    #[serde(default)]
     zone: String,
     name: String,
     ttl: Option<String>,
+    #[serde(default)]
+    by: RouteBySection,
+    /// For `by = "health-check"`.
+    bucket: Option<BucketSection>,
+    /// For `by = "arc"`.
+    #[serde(default)]
+    endpoint: Vec<ArcEndpoint>,
+    /// For `by = "arc"`: the routing control of each region.
+    #[serde(default)]
+    controls: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RouteBySection {
+    #[default]
+    Record,
+    HealthCheck,
+    Arc,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct BucketSection {
+    region: String,
+    name: String,
+    key: String,
 }
 
 #[derive(Deserialize)]
@@ -304,6 +335,7 @@ struct PolicySection {
     reroute_deadline: Option<String>,
     fence_deadline: Option<String>,
     announce_deadline: Option<String>,
+    retries_max: Option<u32>,
     retry: Option<String>,
     retry_max: Option<String>,
     claim_ttl: Option<String>,
@@ -318,21 +350,12 @@ struct Defaults {
     aws_timeout: &'static str,
     poll_every: &'static str,
     ttl: &'static str,
-    confirm_after: &'static str,
-    vantage_stale_after: &'static str,
-    event_age_max: &'static str,
-    rpo_max: &'static str,
-    in_region_grace: &'static str,
-    reassess_every: &'static str,
-    retry: &'static str,
-    retry_max: &'static str,
-    claim_ttl: &'static str,
-    fence_deadline: &'static str,
-    soak: &'static str,
+    policy: Policy,
 }
 
 impl Profile {
-    const fn defaults(self) -> Defaults {
+    fn defaults(self) -> Defaults {
+        let policy = Policy::standard(Vec::new());
         match self {
             Self::Default => Defaults {
                 interval: "10s",
@@ -340,17 +363,7 @@ impl Profile {
                 aws_timeout: "3s",
                 poll_every: "2s",
                 ttl: "5s",
-                confirm_after: "30s",
-                vantage_stale_after: "35s",
-                event_age_max: "60s",
-                rpo_max: "30s",
-                in_region_grace: "90s",
-                reassess_every: "30s",
-                retry: "1s",
-                retry_max: "30s",
-                claim_ttl: "30s",
-                fence_deadline: "30s",
-                soak: "10m",
+                policy,
             },
             Self::Fast => Defaults {
                 interval: "200ms",
@@ -358,17 +371,20 @@ impl Profile {
                 aws_timeout: "1s",
                 poll_every: "20ms",
                 ttl: "1s",
-                confirm_after: "400ms",
-                vantage_stale_after: "1500ms",
-                event_age_max: "10s",
-                rpo_max: "5s",
-                in_region_grace: "2s",
-                reassess_every: "1s",
-                retry: "50ms",
-                retry_max: "1s",
-                claim_ttl: "3s",
-                fence_deadline: "3s",
-                soak: "10s",
+                policy: Policy {
+                    confirm_after_ms: 400,
+                    vantage_stale_after_ms: 1_500,
+                    event_age_max_ms: 10_000,
+                    rpo_max_ms: 5_000,
+                    in_region_grace_ms: 2_000,
+                    reassess_every_ms: 1_000,
+                    retry_ms: 50,
+                    retry_max_ms: 1_000,
+                    claim_ttl_ms: 3_000,
+                    fence_deadline_ms: 3_000,
+                    soak_ms: 10_000,
+                    ..policy
+                },
             },
         }
     }
@@ -400,9 +416,9 @@ impl Check {
         }
     }
 
-    fn ms(&mut self, key: &str, given: Option<&String>, default: &str) -> u64 {
-        let duration = self.duration(key, given.map_or(default, String::as_str));
-        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    /// A duration in milliseconds.
+    fn ms(&mut self, key: &str, text: &str) -> u64 {
+        u64::try_from(self.duration(key, text).as_millis()).unwrap_or(u64::MAX)
     }
 
     fn settings(&mut self, file: File, environment: &impl Fn(&str) -> Option<String>) -> Settings {
@@ -509,11 +525,12 @@ impl Check {
         let mut routes = Vec::new();
         for route in &section.route {
             let ttl_key = key("route.ttl");
-            let ttl_ms = self.ms(&ttl_key, route.ttl.as_ref(), defaults.ttl);
+            let ttl_ms = self.ms(&ttl_key, route.ttl.as_deref().unwrap_or(defaults.ttl));
             if !ttl_ms.is_multiple_of(1000) {
                 self.problem(&ttl_key, format!("{:?}", route.ttl), "DNS counts in whole seconds");
             }
-            routes.push(Route { zone: route.zone.clone(), name: with_dot(&route.name), ttl_s: ttl_ms / 1000 });
+            let by = self.route_by(&key("route.by"), route, &section.member);
+            routes.push(Route { zone: route.zone.clone(), name: with_dot(&route.name), ttl_s: ttl_ms / 1000, by });
         }
         let policy = self.policy(&section, defaults, canary);
         let members = section.member.iter().map(|member| Member {
@@ -534,38 +551,94 @@ impl Check {
         }
     }
 
+    /// What moves a public name, and whether it can.
+    fn route_by(&mut self, key: &str, route: &RouteSection, members: &[MemberSection]) -> RouteBy {
+        let unfit = [
+            (route.bucket.is_some(), RouteBySection::HealthCheck, "bucket"),
+            (!route.endpoint.is_empty(), RouteBySection::Arc, "endpoint"),
+            (!route.controls.is_empty(), RouteBySection::Arc, "controls"),
+        ];
+        for (given, by, field) in unfit {
+            if given && by != route.by {
+                self.problem(
+                    key,
+                    format!("{:?} has {field}", route.name),
+                    "which another `by` needs; remove one of them",
+                );
+            }
+        }
+        match route.by {
+            RouteBySection::Record => {
+                if route.zone.is_empty() {
+                    self.problem(key, "\"record\"", "needs `zone`, the id of the hosted zone that holds the record");
+                }
+                RouteBy::Record
+            }
+            RouteBySection::HealthCheck => {
+                if members.len() != 2 {
+                    let fix =
+                        "moves a name between two regions, and this cluster has another number of members; use arc";
+                    self.problem(key, "\"health-check\"", fix);
+                }
+                let Some(BucketSection { region, name, key: object }) = route.bucket.clone() else {
+                    let fix =
+                        "needs `bucket = { region = …, name = …, key = … }`, the object that the health check reads";
+                    self.problem(key, "\"health-check\"", fix);
+                    return RouteBy::Record;
+                };
+                RouteBy::HealthCheck { region: Region(region), bucket: name, key: object }
+            }
+            RouteBySection::Arc => {
+                if !cfg!(feature = "arc") {
+                    self.problem(key, "\"arc\"", "is not in this build; build it with the cargo feature `arc`");
+                }
+                if route.endpoint.is_empty() {
+                    self.problem(key, "\"arc\"", "needs [[cluster.route.endpoint]] with region and url, best all five");
+                }
+                for member in members.iter().filter(|member| !route.controls.contains_key(&member.region)) {
+                    let fix = "has no routing control in `controls`; traffic could not go there";
+                    self.problem(key, format!("\"arc\", and {}", member.region), fix);
+                }
+                let controls = route.controls.iter().map(|(region, arn)| (Region(region.clone()), Arn(arn.clone())));
+                RouteBy::Arc { endpoints: route.endpoint.clone(), controls: controls.collect() }
+            }
+        }
+    }
+
     fn policy(&mut self, section: &ClusterSection, defaults: &Defaults, canary: &CanarySettings) -> Policy {
-        let p = &section.policy;
-        let mut ms = |name: &str, given: &Option<String>, default: &str| {
-            self.ms(&format!("cluster.{}.policy.{name}", section.id), given.as_ref(), default)
+        let (p, d) = (&section.policy, &defaults.policy);
+        let mut ms = |name: &str, given: &Option<String>, default_ms: u64| match given {
+            Some(given) => self.ms(&format!("cluster.{}.policy.{name}", section.id), given),
+            None => default_ms,
         };
         let policy = Policy {
             vantages: section.vantages.iter().map(|v| Vantage(v.clone())).collect(),
-            quorum: p.quorum.unwrap_or(2),
-            failures_min: p.failures_min.unwrap_or(3),
-            recover_after: p.recover_after.unwrap_or(2),
-            failovers_max: p.failovers_max.unwrap_or(2),
-            confirm_after_ms: ms("confirm-after", &p.confirm_after, defaults.confirm_after),
-            vantage_stale_after_ms: ms("vantage-stale-after", &p.vantage_stale_after, defaults.vantage_stale_after),
-            event_age_max_ms: ms("event-age-max", &p.event_age_max, defaults.event_age_max),
-            event_ahead_max_ms: ms("event-ahead-max", &p.event_ahead_max, "5s"),
-            rpo_max_ms: ms("rpo-max", &p.rpo_max, defaults.rpo_max),
-            cooldown_ms: ms("cooldown", &p.cooldown, "1h"),
-            failovers_window_ms: ms("failovers-window", &p.failovers_window, "24h"),
-            in_region_grace_ms: ms("in-region-grace", &p.in_region_grace, defaults.in_region_grace),
-            approval_timeout_ms: ms("approval-timeout", &p.approval_timeout, "1h"),
-            pause_max_ms: ms("pause-max", &p.pause_max, "24h"),
-            reassess_every_ms: ms("reassess-every", &p.reassess_every, defaults.reassess_every),
-            assess_deadline_ms: ms("assess-deadline", &p.assess_deadline, "1m"),
-            promote_deadline_ms: ms("promote-deadline", &p.promote_deadline, "15m"),
-            reroute_deadline_ms: ms("reroute-deadline", &p.reroute_deadline, "5m"),
-            fence_deadline_ms: ms("fence-deadline", &p.fence_deadline, defaults.fence_deadline),
-            announce_deadline_ms: ms("announce-deadline", &p.announce_deadline, "5m"),
-            retry_ms: ms("retry", &p.retry, defaults.retry),
-            retry_max_ms: ms("retry-max", &p.retry_max, defaults.retry_max),
-            claim_ttl_ms: ms("claim-ttl", &p.claim_ttl, defaults.claim_ttl),
-            soak_ms: ms("soak", &p.soak, defaults.soak),
-            heartbeat_ms: ms("heartbeat", &p.heartbeat, "1m"),
+            quorum: p.quorum.unwrap_or(d.quorum),
+            failures_min: p.failures_min.unwrap_or(d.failures_min),
+            recover_after: p.recover_after.unwrap_or(d.recover_after),
+            failovers_max: p.failovers_max.unwrap_or(d.failovers_max),
+            retries_max: p.retries_max.unwrap_or(d.retries_max),
+            confirm_after_ms: ms("confirm-after", &p.confirm_after, d.confirm_after_ms),
+            vantage_stale_after_ms: ms("vantage-stale-after", &p.vantage_stale_after, d.vantage_stale_after_ms),
+            event_age_max_ms: ms("event-age-max", &p.event_age_max, d.event_age_max_ms),
+            event_ahead_max_ms: ms("event-ahead-max", &p.event_ahead_max, d.event_ahead_max_ms),
+            rpo_max_ms: ms("rpo-max", &p.rpo_max, d.rpo_max_ms),
+            cooldown_ms: ms("cooldown", &p.cooldown, d.cooldown_ms),
+            failovers_window_ms: ms("failovers-window", &p.failovers_window, d.failovers_window_ms),
+            in_region_grace_ms: ms("in-region-grace", &p.in_region_grace, d.in_region_grace_ms),
+            approval_timeout_ms: ms("approval-timeout", &p.approval_timeout, d.approval_timeout_ms),
+            pause_max_ms: ms("pause-max", &p.pause_max, d.pause_max_ms),
+            reassess_every_ms: ms("reassess-every", &p.reassess_every, d.reassess_every_ms),
+            assess_deadline_ms: ms("assess-deadline", &p.assess_deadline, d.assess_deadline_ms),
+            promote_deadline_ms: ms("promote-deadline", &p.promote_deadline, d.promote_deadline_ms),
+            reroute_deadline_ms: ms("reroute-deadline", &p.reroute_deadline, d.reroute_deadline_ms),
+            fence_deadline_ms: ms("fence-deadline", &p.fence_deadline, d.fence_deadline_ms),
+            announce_deadline_ms: ms("announce-deadline", &p.announce_deadline, d.announce_deadline_ms),
+            retry_ms: ms("retry", &p.retry, d.retry_ms),
+            retry_max_ms: ms("retry-max", &p.retry_max, d.retry_max_ms),
+            claim_ttl_ms: ms("claim-ttl", &p.claim_ttl, d.claim_ttl_ms),
+            soak_ms: ms("soak", &p.soak, d.soak_ms),
+            heartbeat_ms: ms("heartbeat", &p.heartbeat, d.heartbeat_ms),
         };
         self.policy_can_decide(section, &policy, canary);
         policy

@@ -483,17 +483,7 @@ impl ClusterTask {
         let now = self.world.clock.now();
         // End before the claim does, so that two runs never overlap.
         let run_ms = claim.expires_at.since_ms(now) * 9 / 10;
-        let task = Task {
-            cluster: record.cluster.clone(),
-            id,
-            effect: pending.effect.clone(),
-            config: record.config.clone(),
-            primary: record.primary.clone(),
-            epoch: record.epoch.0,
-            attempts: pending.attempts,
-            under_way: pending.under_way,
-            until: Instant::now() + Duration::from_millis(run_ms),
-        };
+        let task = Task::new(record, pending, Instant::now() + Duration::from_millis(run_ms));
         let (token, world, results) = (claim.token, self.world.clone(), self.results.clone());
         self.running.spawn(async move {
             let began = Instant::now();

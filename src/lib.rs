@@ -2,8 +2,9 @@
 //!
 //! The flow, and the only one: canary → EventBridge → SQS → [`inbox`] → [`controller`] turn → [`store`] →
 //! [`effects`] → result → turn. SDK types stay inside the one module that calls them ([`store`], [`inbox`],
-//! [`bus`], [`rds`], [`route53`], [`infrastructure`]); environment is read in [`config`], time in [`clock`].
+//! [`bus`], [`rds`], [`route53`], [`s3`], [`arc`], [`infrastructure`]); environment is read in [`config`], time in [`clock`].
 
+pub mod arc;
 pub mod audit;
 pub mod aws;
 pub mod bus;
@@ -19,6 +20,7 @@ pub mod inbox;
 pub mod infrastructure;
 pub mod rds;
 pub mod route53;
+pub mod s3;
 pub mod sqs;
 pub mod store;
 pub mod telemetry;

@@ -1,7 +1,7 @@
 //! RDS, reduced to what the effects need. Calls go to the region that the caller names: a failover is asked for
 //! in the target's region, because the other one may be gone.
 
-use crate::aws::{self, chain};
+use crate::aws::{Regional, chain};
 use crate::config::AwsSettings;
 use async_trait::async_trait;
 use aws_config::retry::RetryConfig;
@@ -9,8 +9,6 @@ use aws_sdk_rds::Client;
 use aws_sdk_rds::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_rds::types::GlobalCluster;
 use statemachine::{Arn, Assessment, ClusterFacts, ClusterId, FailoverInProgress, MemberFacts, Region};
-use std::collections::HashMap;
-use tokio::sync::Mutex;
 
 /// A call to RDS went wrong.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -61,25 +59,14 @@ pub trait Rds: Send + Sync {
 
 /// RDS through the SDK, one client per region, made on first use.
 pub struct AwsRds {
-    settings: AwsSettings,
-    clients: Mutex<HashMap<Region, Client>>,
+    clients: Regional<Client>,
 }
 
 impl AwsRds {
     /// With these time-outs.
     #[must_use]
     pub fn new(settings: AwsSettings) -> Self {
-        Self { settings, clients: Mutex::new(HashMap::new()) }
-    }
-
-    async fn client(&self, region: &Region) -> Client {
-        let mut clients = self.clients.lock().await;
-        if let Some(client) = clients.get(region) {
-            return client.clone();
-        }
-        let client = Client::new(&aws::load(region, &self.settings).await);
-        clients.insert(region.clone(), client.clone());
-        client
+        Self { clients: Regional::new(settings, Client::new) }
     }
 }
 
@@ -104,7 +91,7 @@ where
 impl Rds for AwsRds {
     async fn global_cluster(&self, region: &Region, cluster: &ClusterId) -> Result<Assessment, RdsError> {
         const OPERATION: &str = "DescribeGlobalClusters";
-        let client = self.client(region).await;
+        let client = self.clients.client(region).await;
         let answer = client.describe_global_clusters().global_cluster_identifier(cluster.as_str()).send().await;
         let answer = answer.map_err(|error| failed(OPERATION, region, &error))?;
         let found = answer.global_clusters().first().ok_or_else(|| RdsError::Answered {
@@ -118,7 +105,7 @@ impl Rds for AwsRds {
 
     async fn cluster(&self, region: &Region, arn: &Arn) -> Result<ClusterFacts, RdsError> {
         const OPERATION: &str = "DescribeDBClusters";
-        let client = self.client(region).await;
+        let client = self.clients.client(region).await;
         let answer = client.describe_db_clusters().db_cluster_identifier(arn.as_str()).send().await;
         let answer = answer.map_err(|error| failed(OPERATION, region, &error))?;
         let found = answer.db_clusters().first().ok_or_else(|| RdsError::Answered {
@@ -135,7 +122,7 @@ impl Rds for AwsRds {
     }
 
     async fn fail_over(&self, region: &Region, cluster: &ClusterId, target: &Arn) -> Result<(), RdsError> {
-        let client = self.client(region).await;
+        let client = self.clients.client(region).await;
         client
             .failover_global_cluster()
             .global_cluster_identifier(cluster.as_str())
@@ -150,7 +137,7 @@ impl Rds for AwsRds {
     }
 
     async fn switch_over(&self, region: &Region, cluster: &ClusterId, target: &Arn) -> Result<(), RdsError> {
-        let client = self.client(region).await;
+        let client = self.clients.client(region).await;
         client
             .switchover_global_cluster()
             .global_cluster_identifier(cluster.as_str())
@@ -169,7 +156,7 @@ impl Rds for AwsRds {
         cluster: &Arn,
         instance: Option<&str>,
     ) -> Result<(), RdsError> {
-        let client = self.client(region).await;
+        let client = self.clients.client(region).await;
         client
             .failover_db_cluster()
             .db_cluster_identifier(cluster.as_str())

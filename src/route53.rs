@@ -1,40 +1,14 @@
 //! Route 53, reduced to what the effects need: read, swap, and wait until in sync.
 
-use crate::aws::chain;
+use crate::aws::{CallError, chain};
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_route53::Client;
-use aws_sdk_route53::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_route53::error::ProvideErrorMetadata as _;
 use aws_sdk_route53::types::{
     Change, ChangeAction, ChangeBatch, ChangeStatus, ResourceRecord, ResourceRecordSet, RrType,
 };
 use statemachine::RecordChange;
-
-/// A call to Route 53 went wrong.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Route53Error {
-    /// The record no longer held the old value: nothing was changed.
-    #[error("Route 53 refused the swap, nothing was changed: {0}")]
-    SwapRefused(String),
-    /// Route 53 answered no.
-    #[error("Route 53 {operation} answered {code}: {message}")]
-    Answered {
-        /// Which call.
-        operation: &'static str,
-        /// AWS error code.
-        code: String,
-        /// AWS message.
-        message: String,
-    },
-    /// No usable answer; a change may have been carried out.
-    #[error("Route 53 {operation} gave no answer: {detail}")]
-    NoAnswer {
-        /// Which call.
-        operation: &'static str,
-        /// The error chain.
-        detail: String,
-    },
-}
 
 /// What a record holds now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,14 +31,14 @@ impl CurrentRecord {
 #[async_trait]
 pub trait Route53: Send + Sync {
     /// The CNAME record `name`, if it is there.
-    async fn current(&self, zone: &str, name: &str) -> Result<Option<CurrentRecord>, Route53Error>;
+    async fn current(&self, zone: &str, name: &str) -> Result<Option<CurrentRecord>, CallError>;
 
     /// Swaps all records of one zone in one batch: each must hold exactly its old value and TTL. Answers the
     /// change id.
-    async fn swap(&self, zone: &str, changes: &[(RecordChange, CurrentRecord)]) -> Result<String, Route53Error>;
+    async fn swap(&self, zone: &str, changes: &[(RecordChange, CurrentRecord)]) -> Result<String, CallError>;
 
     /// Is the change on all name servers?
-    async fn in_sync(&self, change: &str) -> Result<bool, Route53Error>;
+    async fn in_sync(&self, change: &str) -> Result<bool, CallError>;
 }
 
 /// Route 53 through the SDK.
@@ -87,21 +61,9 @@ impl AwsRoute53 {
     }
 }
 
-fn failed<E>(operation: &'static str, error: &SdkError<E>) -> Route53Error
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    match (error, error.code()) {
-        (SdkError::ServiceError(service), Some(code)) if service.raw().status().is_client_error() => {
-            Route53Error::Answered { operation, code: code.into(), message: error.message().unwrap_or_default().into() }
-        }
-        _ => Route53Error::NoAnswer { operation, detail: chain(error) },
-    }
-}
-
 #[async_trait]
 impl Route53 for AwsRoute53 {
-    async fn current(&self, zone: &str, name: &str) -> Result<Option<CurrentRecord>, Route53Error> {
+    async fn current(&self, zone: &str, name: &str) -> Result<Option<CurrentRecord>, CallError> {
         let answer = self
             .client
             .list_resource_record_sets()
@@ -111,7 +73,7 @@ impl Route53 for AwsRoute53 {
             .max_items(1)
             .send()
             .await
-            .map_err(|error| failed("ListResourceRecordSets", &error))?;
+            .map_err(|error| CallError::of("Route 53 ListResourceRecordSets", &error))?;
         let found = answer
             .resource_record_sets()
             .first()
@@ -122,7 +84,8 @@ impl Route53 for AwsRoute53 {
         }))
     }
 
-    async fn swap(&self, zone: &str, changes: &[(RecordChange, CurrentRecord)]) -> Result<String, Route53Error> {
+    async fn swap(&self, zone: &str, changes: &[(RecordChange, CurrentRecord)]) -> Result<String, CallError> {
+        const CALL: &str = "Route 53 ChangeResourceRecordSets";
         let mut batch = Vec::new();
         for (change, current) in changes {
             batch.push(record(ChangeAction::Delete, &change.name, current.ttl_s, &current.value));
@@ -135,15 +98,22 @@ impl Route53 for AwsRoute53 {
             Ok(answer) => Ok(answer.change_info().map(|info| info.id().to_owned()).unwrap_or_default()),
             Err(error) => match error.as_service_error() {
                 Some(service) if service.is_invalid_change_batch() => {
-                    Err(Route53Error::SwapRefused(error.message().map_or_else(|| chain(&error), str::to_owned)))
+                    let detail = error.message().map_or_else(|| chain(&error), str::to_owned);
+                    Err(CallError::SwapRefused { call: CALL, detail })
                 }
-                _ => Err(failed("ChangeResourceRecordSets", &error)),
+                _ => Err(CallError::of(CALL, &error)),
             },
         }
     }
 
-    async fn in_sync(&self, change: &str) -> Result<bool, Route53Error> {
-        let answer = self.client.get_change().id(change).send().await.map_err(|error| failed("GetChange", &error))?;
+    async fn in_sync(&self, change: &str) -> Result<bool, CallError> {
+        let answer = self
+            .client
+            .get_change()
+            .id(change)
+            .send()
+            .await
+            .map_err(|error| CallError::of("Route 53 GetChange", &error))?;
         Ok(answer.change_info().is_some_and(|info| *info.status() == ChangeStatus::Insync))
     }
 }

@@ -6,6 +6,7 @@ mod override_;
 mod status;
 
 use anyhow::{Context as _, Result, bail};
+use aurora_failover::arc::RoutingControls;
 use aurora_failover::bus::EventBridge;
 use aurora_failover::clock::SystemClock;
 use aurora_failover::config::{self, Settings};
@@ -16,6 +17,7 @@ use aurora_failover::envelope::{Channel, Decoder};
 use aurora_failover::inbox::Inbox;
 use aurora_failover::rds::AwsRds;
 use aurora_failover::route53::AwsRoute53;
+use aurora_failover::s3::AwsS3;
 use aurora_failover::sqs::Sqs;
 use aurora_failover::store::DynamoDb;
 use aurora_failover::telemetry::{self, Health};
@@ -242,6 +244,8 @@ async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool) -> Res
     let world = World {
         rds: Arc::new(AwsRds::new(settings.aws.clone())),
         route53: Arc::new(AwsRoute53::new(&sdk)),
+        objects: Arc::new(AwsS3::new(settings.aws.clone())),
+        controls: routing_controls(&settings),
         bus: Arc::new(EventBridge::new(&sdk, &settings.event_bus)),
         database: Arc::new(Database::new(settings.database.clone(), dns.clone())),
         dns: Arc::new(dns),
@@ -259,6 +263,16 @@ async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool) -> Res
     }
     controller::run(settings, store, world, inboxes, health, stop).await;
     Ok(())
+}
+
+#[cfg(feature = "arc")]
+fn routing_controls(settings: &Settings) -> Option<Arc<dyn RoutingControls>> {
+    Some(Arc::new(aurora_failover::arc::AwsArc::new(settings.aws.clone())))
+}
+
+#[cfg(not(feature = "arc"))]
+fn routing_controls(_: &Settings) -> Option<Arc<dyn RoutingControls>> {
+    None
 }
 
 async fn probe(settings: Settings, vantage: Vantage) -> Result<()> {

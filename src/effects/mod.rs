@@ -9,15 +9,18 @@ mod failover_in_region;
 mod fence;
 mod promote;
 mod reroute;
+mod switch;
 mod verify;
 
+use crate::arc::RoutingControls;
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::database::Databases;
 use crate::dns::Resolver;
 use crate::rds::{Rds, RdsError};
-use crate::route53::{Route53, Route53Error};
-use statemachine::{ClusterId, Config, Effect, EffectId, Outcome, Region};
+use crate::route53::Route53;
+use crate::s3::Objects;
+use statemachine::{ClusterId, Config, Effect, Outcome, Pending, Record, Region};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,6 +32,10 @@ pub struct World {
     pub rds: Arc<dyn Rds>,
     /// Route 53.
     pub route53: Arc<dyn Route53>,
+    /// S3, for public names that a health check moves.
+    pub objects: Arc<dyn Objects>,
+    /// Routing controls, for public names that they move; none when this build has no ARC.
+    pub controls: Option<Arc<dyn RoutingControls>>,
     /// The bus for announcements.
     pub bus: Arc<dyn Bus>,
     /// DNS, as anybody sees it.
@@ -50,8 +57,6 @@ pub struct World {
 pub struct Task {
     /// Whose.
     pub cluster: ClusterId,
-    /// Its number.
-    pub id: EffectId,
     /// What to do.
     pub effect: Effect,
     /// The configuration in force.
@@ -66,6 +71,23 @@ pub struct Task {
     pub under_way: bool,
     /// The run ends before this time.
     pub until: Instant,
+}
+
+impl Task {
+    /// The task of carrying out `pending` of `record`, which is to end before `until`.
+    #[must_use]
+    pub fn new(record: &Record, pending: &Pending, until: Instant) -> Self {
+        Self {
+            cluster: record.cluster.clone(),
+            effect: pending.effect.clone(),
+            config: record.config.clone(),
+            primary: record.primary.clone(),
+            epoch: record.epoch.0,
+            attempts: pending.attempts,
+            under_way: pending.under_way,
+            until,
+        }
+    }
 }
 
 impl World {
@@ -108,14 +130,5 @@ impl From<RdsError> for Outcome {
     fn from(error: RdsError) -> Self {
         // Asking is safe to repeat, whatever went wrong.
         Self::Retry { detail: error.to_string() }
-    }
-}
-
-impl From<Route53Error> for Outcome {
-    fn from(error: Route53Error) -> Self {
-        match &error {
-            Route53Error::NoAnswer { .. } => Self::Unknown { detail: error.to_string() },
-            Route53Error::Answered { .. } | Route53Error::SwapRefused(_) => Self::Retry { detail: error.to_string() },
-        }
     }
 }

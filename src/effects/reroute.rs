@@ -1,24 +1,42 @@
-//! Moves the public names: one batch per zone, as a compare-and-swap, so that a late controller cannot move DNS
-//! back; then waits until all name servers have it.
+//! Moves the public names, as a compare-and-swap, so that a late controller cannot move DNS back; then waits until the
+//! name servers have it. Records are changed in one batch per zone; what the data plane moves is turned before.
 
-use super::{Task, World};
-use crate::route53::{CurrentRecord, Route53Error};
-use statemachine::{Outcome, RecordChange, Report};
+use super::{Task, World, switch};
+use crate::aws::CallError;
+use crate::route53::CurrentRecord;
+use crate::s3::Location;
+use statemachine::{Outcome, RecordChange, Report, RouteBy};
 use std::collections::BTreeMap;
 use tracing::info;
 
 pub(super) async fn run(world: &World, task: &Task, changes: &[RecordChange]) -> Outcome {
-    let mut zones: BTreeMap<&str, Vec<&RecordChange>> = BTreeMap::new();
-    for change in changes {
-        zones.entry(&change.zone).or_default().push(change);
-    }
-    for (zone, changes) in zones {
-        if let Err(outcome) = swap_zone(world, task, zone, &changes).await {
-            return outcome;
-        }
+    if let Err(outcome) = move_all(world, task, changes).await {
+        return outcome;
     }
     let names: Vec<String> = changes.iter().map(|c| format!("{} -> {}", c.name, c.to)).collect();
     Outcome::Done { report: Report::Rerouted { at: world.clock.now(), detail: names.join(", ") } }
+}
+
+async fn move_all(world: &World, task: &Task, changes: &[RecordChange]) -> Result<(), Outcome> {
+    let mut zones: BTreeMap<&str, Vec<&RecordChange>> = BTreeMap::new();
+    let mut turned = Vec::new();
+    for change in changes {
+        match &change.by {
+            RouteBy::Record => zones.entry(&change.zone).or_default().push(change),
+            RouteBy::HealthCheck { region, bucket, key } => {
+                switch::write_object(world, task, Location { region, bucket, key }).await?;
+                turned.push(change);
+            }
+            RouteBy::Arc { endpoints, controls } => {
+                switch::turn_controls(world, task, change, endpoints, controls).await?;
+                turned.push(change);
+            }
+        }
+    }
+    for (zone, changes) in zones {
+        swap_zone(world, task, zone, &changes).await?;
+    }
+    seen_in_dns(world, task, &turned).await
 }
 
 async fn swap_zone(world: &World, task: &Task, zone: &str, changes: &[&RecordChange]) -> Result<(), Outcome> {
@@ -44,7 +62,7 @@ async fn swap_zone(world: &World, task: &Task, zone: &str, changes: &[&RecordCha
     match world.route53.swap(zone, &swaps).await {
         Ok(change) => in_sync(world, task, &change, changes).await,
         // Somebody changed a record between our look and our call: look again.
-        Err(error @ Route53Error::SwapRefused(_)) => Err(Outcome::Retry { detail: error.to_string() }),
+        Err(error @ CallError::SwapRefused { .. }) => Err(Outcome::Retry { detail: error.to_string() }),
         Err(error) => Err(error.into()),
     }
 }
@@ -63,7 +81,7 @@ async fn in_sync(world: &World, task: &Task, change: &str, changes: &[&RecordCha
             Ok(true) => return Ok(()),
             Ok(false) => {}
             // Changes can vanish while Route 53 itself fails over; DNS tells the truth.
-            Err(Route53Error::Answered { code, .. }) if code == "NoSuchChange" => {
+            Err(CallError::Answered { code, .. }) if code == "NoSuchChange" => {
                 return seen_in_dns(world, task, changes).await;
             }
             Err(error) => return Err(error.into()),

@@ -136,15 +136,13 @@ impl HistoryRow {
     #[must_use]
     pub fn digest(&self) -> String {
         let unsealed = Self { hash: String::new(), ..self.clone() };
-        let text = serde_json::to_string(&unsealed).expect("a row is plain data");
-        hex::encode(Sha256::digest(text.as_bytes()))
+        sha256_of(&unsealed)
     }
 
     /// What `record_hash` should be.
     #[must_use]
     pub fn hash_of(record: &Record) -> String {
-        let text = serde_json::to_string(record).expect("a record is plain data");
-        hex::encode(Sha256::digest(text.as_bytes()))
+        sha256_of(record)
     }
 
     /// The UTC day, for the fleet-wide index.
@@ -152,6 +150,11 @@ impl HistoryRow {
     pub fn day(&self) -> String {
         clock::day(self.at)
     }
+}
+
+fn sha256_of(data: &impl Serialize) -> String {
+    let text = serde_json::to_string(data).expect("it is plain data");
+    hex::encode(Sha256::digest(text.as_bytes()))
 }
 
 /// What can go wrong with the store.

@@ -5,7 +5,8 @@
 
 use statemachine::{
     Arn, Assessment, Claimant, ClusterFacts, Config, Decision, Effect, EffectResult, Envelope, Event, EventId, Member,
-    MemberFacts, Mode, Outcome, Policy, Probe, ProbeOutcome, Record, Report, Route, SelfCheck, Timestamp, step,
+    MemberFacts, Mode, Outcome, Policy, Probe, ProbeOutcome, Record, Report, Route, RouteBy, SelfCheck, Timestamp,
+    step,
 };
 
 const EAST: &str = "us-east-1";
@@ -131,35 +132,8 @@ fn config() -> Config {
     Config {
         hash: "example".into(),
         members: vec![member(EAST), member(WEST)],
-        routes: vec![Route { zone: "Z1".into(), name: "db.example.com.".into(), ttl_s: 5 }],
+        routes: vec![Route { zone: "Z1".into(), name: "db.example.com.".into(), ttl_s: 5, by: RouteBy::Record }],
         alarms: Vec::new(),
-        policy: Policy {
-            vantages: vec!["west".into(), "witness".into()],
-            quorum: 2,
-            failures_min: 3,
-            confirm_after_ms: 30_000,
-            recover_after: 2,
-            vantage_stale_after_ms: 35_000,
-            event_age_max_ms: 60_000,
-            event_ahead_max_ms: 5_000,
-            rpo_max_ms: 30_000,
-            cooldown_ms: 3_600_000,
-            failovers_max: 2,
-            failovers_window_ms: 86_400_000,
-            in_region_grace_ms: 90_000,
-            approval_timeout_ms: 3_600_000,
-            pause_max_ms: 86_400_000,
-            reassess_every_ms: 30_000,
-            assess_deadline_ms: 60_000,
-            promote_deadline_ms: 900_000,
-            reroute_deadline_ms: 300_000,
-            fence_deadline_ms: 30_000,
-            announce_deadline_ms: 300_000,
-            retry_ms: 1_000,
-            retry_max_ms: 30_000,
-            claim_ttl_ms: 30_000,
-            soak_ms: 600_000,
-            heartbeat_ms: 60_000,
-        },
+        policy: Policy::standard(vec!["west".into(), "witness".into()]),
     }
 }

@@ -1,6 +1,7 @@
 //! What the operator configured for one cluster. Part of the record, so that a decision can be replayed.
 
 use crate::{Arn, Region, Vantage};
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -44,16 +45,64 @@ pub struct Member {
     pub priority: u32,
 }
 
-/// One public name that must point at the writer's endpoint (a CNAME).
+/// One public name that must answer the writer's endpoint (a CNAME).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Route {
-    /// Hosted zone id.
+    /// Hosted zone id; only a [`RouteBy::Record`] needs it.
     pub zone: String,
     /// Fully qualified name.
     pub name: String,
     /// TTL of the record in seconds.
     pub ttl_s: u64,
+    /// What moves it.
+    #[serde(default, skip_serializing_if = "RouteBy::is_record")]
+    pub by: RouteBy,
+}
+
+/// What moves a public name. Changing a record needs Route 53's control plane, which is in us-east-1 only; the others
+/// are data plane, and prepared before they are needed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum RouteBy {
+    /// The record itself is changed.
+    #[default]
+    Record,
+    /// The name is a pair of failover records. The health check of the first one is inverted and finds the second
+    /// region's name in an object: writing that object moves the name (AWS's "standby takes over primary").
+    HealthCheck {
+        /// Region of the bucket, best a third one.
+        region: Region,
+        /// Bucket.
+        bucket: String,
+        /// Key of the object.
+        key: String,
+    },
+    /// Routing controls of Application Recovery Controller, one per region: on where traffic shall go, off elsewhere.
+    Arc {
+        /// The cluster's endpoints; any one that answers will do.
+        endpoints: Vec<ArcEndpoint>,
+        /// The control of each region.
+        controls: BTreeMap<Region, Arn>,
+    },
+}
+
+impl RouteBy {
+    /// Is it Route 53's control plane that moves it?
+    #[must_use]
+    pub const fn is_record(&self) -> bool {
+        matches!(self, Self::Record)
+    }
+}
+
+/// One endpoint of a routing control cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ArcEndpoint {
+    /// Its region, for which calls are signed.
+    pub region: Region,
+    /// Where calls go.
+    pub url: String,
 }
 
 /// An alarm that adds votes to those of the vantages, never without at least one of them.
@@ -112,7 +161,10 @@ pub struct Policy {
     pub fence_deadline_ms: u64,
     /// Longest time for an announcement; it is dropped afterwards.
     pub announce_deadline_ms: u64,
-    /// Pause before an effect is tried again; doubles up to `retry_max_ms`.
+    /// Quick retries in one episode, of all its effects together; then it holds, and looks every `retry_max_ms`.
+    #[serde(default = "default_retries_max")]
+    pub retries_max: u32,
+    /// Pause before an effect is tried again; doubles up to `retry_max_ms`, less up to half of it by chance.
     pub retry_ms: u64,
     /// Longest pause between two tries.
     pub retry_max_ms: u64,
@@ -122,4 +174,45 @@ pub struct Policy {
     pub soak_ms: u64,
     /// Healthy evidence is stored at most this often.
     pub heartbeat_ms: u64,
+}
+
+/// Records stored before there was a budget.
+const fn default_retries_max() -> u32 {
+    100
+}
+
+impl Policy {
+    /// The default: probes every 10 s, an outage confirmed by two vantages after 30 s, two automatic failovers a day.
+    #[must_use]
+    pub const fn standard(vantages: Vec<Vantage>) -> Self {
+        Self {
+            vantages,
+            quorum: 2,
+            failures_min: 3,
+            confirm_after_ms: 30_000,
+            recover_after: 2,
+            vantage_stale_after_ms: 35_000,
+            event_age_max_ms: 60_000,
+            event_ahead_max_ms: 5_000,
+            rpo_max_ms: 30_000,
+            cooldown_ms: 3_600_000,
+            failovers_max: 2,
+            failovers_window_ms: 86_400_000,
+            in_region_grace_ms: 90_000,
+            approval_timeout_ms: 3_600_000,
+            pause_max_ms: 86_400_000,
+            reassess_every_ms: 30_000,
+            assess_deadline_ms: 60_000,
+            promote_deadline_ms: 900_000,
+            reroute_deadline_ms: 300_000,
+            fence_deadline_ms: 30_000,
+            announce_deadline_ms: 300_000,
+            retries_max: default_retries_max(),
+            retry_ms: 1_000,
+            retry_max_ms: 30_000,
+            claim_ttl_ms: 30_000,
+            soak_ms: 600_000,
+            heartbeat_ms: 60_000,
+        }
+    }
 }

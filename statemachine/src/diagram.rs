@@ -224,9 +224,6 @@ const EVENTS: &[(&str, Give)] = &[
 
 // ---- walking -------------------------------------------------------------------------------------------------
 
-/// Effects that no state waits for.
-const BESIDE: [&str; 2] = ["announce", "fence"];
-
 /// A record with a clock and hands.
 struct Walk {
     record: Record,
@@ -345,12 +342,17 @@ impl Walk {
 
     /// Answers everything that no state waits for.
     fn answer_beside(&mut self) {
-        while BESIDE.iter().any(|name| self.answer(name).is_some()) {}
+        while self.first(true).is_some_and(|name| self.answer(name).is_some()) {}
+    }
+
+    /// The first pending effect that no state waits for, or that one does.
+    fn first(&self, best_effort: bool) -> Option<&'static str> {
+        self.record.pending.iter().find(|p| p.is_best_effort() == best_effort).map(|p| p.effect.name())
     }
 
     /// Claims and answers the effect that the state waits for.
     fn result(&mut self, outcome: Option<Outcome>) -> Option<Decision> {
-        let name = self.record.pending.iter().map(|p| p.effect.name()).find(|name| !BESIDE.contains(name))?;
+        let name = self.first(false)?;
         let Some(outcome) = outcome else { return self.answer(name) };
         self.claim();
         let pending = self.record.pending.iter().find(|p| p.effect.name() == name)?;
@@ -418,35 +420,8 @@ fn config() -> Config {
     Config {
         hash: "one".into(),
         members: vec![member(EAST), member(WEST)],
-        routes: vec![Route { zone: "Z".into(), name: "db.example.".into(), ttl_s: 5 }],
+        routes: vec![Route { zone: "Z".into(), name: "db.example.".into(), ttl_s: 5, by: crate::RouteBy::Record }],
         alarms: vec![crate::AlarmWeight { name: "website".into(), weight: 1 }],
-        policy: Policy {
-            vantages: VANTAGES.map(Into::into).to_vec(),
-            quorum: 2,
-            failures_min: 3,
-            confirm_after_ms: 30_000,
-            recover_after: 2,
-            vantage_stale_after_ms: 35_000,
-            event_age_max_ms: 60_000,
-            event_ahead_max_ms: 5_000,
-            rpo_max_ms: 30_000,
-            cooldown_ms: 3_600_000,
-            failovers_max: 2,
-            failovers_window_ms: 86_400_000,
-            in_region_grace_ms: 90_000,
-            approval_timeout_ms: 3_600_000,
-            pause_max_ms: 86_400_000,
-            reassess_every_ms: 30_000,
-            assess_deadline_ms: 60_000,
-            promote_deadline_ms: 900_000,
-            reroute_deadline_ms: 300_000,
-            fence_deadline_ms: 30_000,
-            announce_deadline_ms: 300_000,
-            retry_ms: 1_000,
-            retry_max_ms: 30_000,
-            claim_ttl_ms: 30_000,
-            soak_ms: 600_000,
-            heartbeat_ms: 60_000,
-        },
+        policy: Policy::standard(VANTAGES.map(Into::into).to_vec()),
     }
 }

@@ -1,7 +1,7 @@
 //! Things to do outside. Imperative and complete: each carries its precondition, so that whoever carries it
 //! out can check the world before and after, and so that doing it twice does it once.
 
-use crate::{Arn, ClaimToken, ControllerId, EffectId, Epoch, Region, Timestamp};
+use crate::{Arn, ClaimToken, ControllerId, EffectId, Epoch, Region, RouteBy, Timestamp};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -114,11 +114,11 @@ pub enum Question {
     IsWhole,
 }
 
-/// One record to be swapped: a compare-and-swap, never a blind write.
+/// One public name to be moved: a compare-and-swap, never a blind write.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RecordChange {
-    /// Hosted zone id.
+    /// Hosted zone id; only a [`RouteBy::Record`] needs it.
     pub zone: String,
     /// Fully qualified name.
     pub name: String,
@@ -128,6 +128,9 @@ pub struct RecordChange {
     pub from: String,
     /// The value to put.
     pub to: String,
+    /// What moves it.
+    #[serde(default, skip_serializing_if = "RouteBy::is_record")]
+    pub by: RouteBy,
 }
 
 /// An effect that has been asked for and is not yet done.

@@ -33,7 +33,7 @@ mod state;
 mod states;
 mod turn;
 
-pub use config::{AlarmWeight, Config, Member, Policy, Route};
+pub use config::{AlarmWeight, ArcEndpoint, Config, Member, Policy, Route, RouteBy};
 pub use deadline::{due_effects, next_wakeup};
 pub use decision::{Decision, Reason, Rule, Verdict};
 pub use effect::{

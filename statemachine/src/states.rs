@@ -117,7 +117,7 @@ fn adopt(record: &mut Record, turn: &mut Turn, assessment: Assessment) -> Option
 
 /// From now on `region` is the primary, and nothing is known of it yet.
 fn move_primary(record: &mut Record, turn: &Turn, region: &Region) {
-    record.pending.retain(|p| !matches!(&p.effect, Effect::Fence { region: fenced, .. } if fenced == region));
+    record.drop_fence(region);
     record.epoch = record.epoch.next();
     record.primary = region.clone();
     record.primary_since = turn.now;

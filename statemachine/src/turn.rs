@@ -4,9 +4,10 @@ use crate::evidence::Intake;
 use crate::guards::Target;
 use crate::machine::Next;
 use crate::{
-    Assessment, Claim, ClaimToken, Configured, ControllerId, Decision, DualWriter, Effect, EffectId, EffectResult,
-    EpisodeId, EpisodeKind, EpisodeOutcome, Event, Grace, GuardResult, Hold, HoldReason, How, Outcome, Pending, Probe,
-    Question, Reason, Record, RecordChange, Region, Report, Rule, State, Timestamp, Verdict, deadline,
+    Assessment, Claim, ClaimToken, ClusterId, Configured, ControllerId, Decision, DualWriter, Effect, EffectId,
+    EffectResult, EpisodeId, EpisodeKind, EpisodeOutcome, Event, Grace, GuardResult, Hold, HoldReason, How, Outcome,
+    Pending, Policy, Probe, Question, Reason, Record, RecordChange, Region, Report, Rule, State, Timestamp, Verdict,
+    deadline,
 };
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -144,6 +145,7 @@ impl Turn {
             self.ignore(Reason::LateResult);
             return false;
         }
+        let mut spent = false;
         let (detail, refused) = match &result.outcome {
             Outcome::Done { report } if answers(&pending.effect, report) => {
                 let pending = record.pending.remove(index);
@@ -158,8 +160,11 @@ impl Turn {
             }
             Outcome::Retry { detail } | Outcome::Unknown { detail } => {
                 pending.attempts = pending.attempts.saturating_add(1);
-                let backoff_ms = policy.retry_ms.saturating_mul(1 << pending.attempts.min(16));
-                pending.not_before = now.plus_ms(backoff_ms.min(policy.retry_max_ms));
+                pending.not_before = now.plus_ms(backoff_ms(&record.cluster, pending, policy));
+                if let Some(episode) = &mut record.episode {
+                    episode.retries = episode.retries.saturating_add(1);
+                    spent = episode.retries > policy.retries_max;
+                }
                 (detail.as_str(), false)
             }
             Outcome::Refused { detail } => {
@@ -168,13 +173,17 @@ impl Turn {
             }
         };
         pending.claim = None;
-        if now < pending.deadline && !refused {
+        if now < pending.deadline && !refused && !spent {
             self.updated(Rule::EffectRetried);
             return false;
         }
         pending.not_before = now.plus_ms(policy.retry_max_ms);
         let look_again_at = pending.not_before;
-        let detail = format!("{}: {detail}", pending.effect.name());
+        let missing = match pending.effect {
+            Effect::Reroute { .. } => "promoted, not rerouted",
+            ref effect => effect.name(),
+        };
+        let detail = format!("{missing}: {detail}");
         self.ran_out(record, index, refused, detail, look_again_at)
     }
 
@@ -511,7 +520,7 @@ impl Turn {
         record.grace = None;
         record.drop_assess();
         // Somebody else may move the writer to where it was fenced.
-        record.pending.retain(|p| !matches!(&p.effect, Effect::Fence { region, .. } if *region == target.region));
+        record.drop_fence(&target.region);
         if let Some(episode) = &mut record.episode {
             episode.decided_at = Some(self.now);
             episode.rpo_bound_ms = target.rpo_bound_ms;
@@ -576,6 +585,10 @@ impl Record {
         self.pending.iter().find(|p| matches!(&p.effect, Effect::Fence { region: fenced, .. } if fenced == region))
     }
 
+    pub(crate) fn drop_fence(&mut self, region: &Region) {
+        self.pending.retain(|p| !matches!(&p.effect, Effect::Fence { region: fenced, .. } if fenced == region));
+    }
+
     pub(crate) fn drop_assess(&mut self) {
         self.pending.retain(|p| !matches!(p.effect, Effect::Assess { .. }));
     }
@@ -604,6 +617,7 @@ impl Record {
             ttl_s: route.ttl_s,
             from: from.endpoint.clone(),
             to: to.endpoint.clone(),
+            by: route.by.clone(),
         };
         self.config.routes.iter().map(change).collect()
     }
@@ -618,6 +632,18 @@ impl Record {
         });
         primary.is_some_and(|p| p.writer) && secondary && assessment.failover.is_none()
     }
+}
+
+/// How long to wait after a failed try: longer with each, and spread, so that what failed together does not come back
+/// together. The spread is drawn from names and numbers, so that a replay draws the same.
+fn backoff_ms(cluster: &ClusterId, pending: &Pending, policy: &Policy) -> u64 {
+    let longest_ms = policy.retry_ms.saturating_mul(1 << pending.attempts.min(16)).min(policy.retry_max_ms);
+    let numbers = [pending.id.0, u64::from(pending.attempts)];
+    let bytes = cluster.as_str().bytes().chain(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    // FNV-1a, 64 bit.
+    let drawn = bytes
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    longest_ms - (drawn >> 32) % (longest_ms / 2 + 1)
 }
 
 /// Is this the kind of report that the effect asks for?

@@ -691,3 +691,53 @@ fn what_may_happen_does_not_break_an_invariant() {
     });
     assert_eq!((how, invariants::check(adopted.record())), (Some(How::Follow), Ok(())));
 }
+
+// ---- retries -----------------------------------------------------------------------------------------------------
+
+fn fail_reroute(cluster: &mut Cluster) -> Timestamp {
+    let not_before = |cluster: &Cluster| {
+        let reroute = |p: &&statemachine::Pending| matches!(p.effect, Effect::Reroute { .. });
+        cluster.record().pending.iter().find(reroute).expect("it is pending").not_before
+    };
+    let due = not_before(cluster).since_ms(cluster.now);
+    cluster.wait(due);
+    cluster.claim();
+    cluster.answer("reroute", statemachine::Outcome::Retry { detail: "Route 53 does not answer".into() });
+    not_before(cluster)
+}
+
+#[test]
+fn pauses_between_tries_grow_and_are_spread_over_half_of_their_length() {
+    let pauses = |name: &str| {
+        let mut cluster = rerouting();
+        cluster.edit(|record| record.cluster = name.into());
+        let pause = |_| fail_reroute(&mut cluster).since_ms(cluster.now);
+        (0..5).map(pause).collect::<Vec<u64>>()
+    };
+    let mut first = std::collections::BTreeSet::new();
+    for name in ["orders", "billing", "stock", "users"] {
+        let pauses = pauses(name);
+        for (pause, longest) in pauses.iter().zip([2_000, 4_000, 8_000, 16_000, 30_000]) {
+            assert!((longest / 2..=longest).contains(pause), "{name}: {pauses:?}");
+        }
+        first.insert(pauses[0]);
+    }
+    assert!(first.len() > 2, "clusters that failed together come back together: {first:?}");
+}
+
+#[test]
+fn an_episode_that_spent_its_retries_holds_at_once_and_looks_on_slowly() {
+    let mut cluster = rerouting();
+    cluster.edit(|record| record.config.policy.retries_max = 2);
+    fail_reroute(&mut cluster);
+    fail_reroute(&mut cluster);
+    assert_eq!(cluster.record().hold, None);
+    let next = fail_reroute(&mut cluster);
+    let hold = cluster.record().hold.as_ref().expect("the budget is spent");
+    assert_eq!(hold.reason, HoldReason::RerouteOverdue);
+    assert_eq!(next.since_ms(cluster.now), 30_000);
+    fail_reroute(&mut cluster);
+    cluster.wait(30_000);
+    cluster.done("reroute", Report::Rerouted { at: cluster.now, detail: String::new() });
+    assert_eq!(cluster.record().hold, None, "it goes on by itself");
+}

@@ -1,12 +1,13 @@
 //! What the service expects of AWS, one sentence each.
 
 use anyhow::{Context as _, Result, ensure};
+use aurora_failover::aws::CallError;
 use aurora_failover::bus::{Bus as _, CANARY_SOURCE, EventBridge, Outgoing};
 use aurora_failover::config::{self, Settings};
 use aurora_failover::envelope::{Channel, Decoder, PROBE_DETAIL_TYPE, probe_detail};
 use aurora_failover::inbox::{Delivery, Inbox, Queue as _};
 use aurora_failover::rds::{AwsRds, Rds as _, RdsError};
-use aurora_failover::route53::{AwsRoute53, Route53 as _, Route53Error};
+use aurora_failover::route53::{AwsRoute53, Route53 as _};
 use aurora_failover::sqs::{DeadLetters, Sqs};
 use aurora_failover::store::{DynamoDb, HistoryRow, Item, Store as _, StoreError};
 use aurora_failover::{aws, clock, infrastructure};
@@ -425,8 +426,14 @@ async fn zone() -> Result<(String, RecordChange)> {
     let create = Change::builder().action(ChangeAction::Create).resource_record_set(set).build()?;
     let batch = ChangeBatch::builder().changes(create).build()?;
     client.change_resource_record_sets().hosted_zone_id(&zone).change_batch(batch).send().await?;
-    let change =
-        RecordChange { zone: zone.clone(), name, ttl_s: 1, from: "old.example.".into(), to: "new.example.".into() };
+    let change = RecordChange {
+        zone: zone.clone(),
+        name,
+        ttl_s: 1,
+        from: "old.example.".into(),
+        to: "new.example.".into(),
+        by: statemachine::RouteBy::Record,
+    };
     Ok((zone, change))
 }
 
@@ -452,7 +459,7 @@ async fn stale_swap() -> Result<()> {
     route53.swap(&zone, &[(change.clone(), current.clone())]).await?;
     let back = RecordChange { from: change.to.clone(), to: change.from.clone(), ..change.clone() };
     let refused = route53.swap(&zone, &[(back, current)]).await;
-    ensure!(matches!(refused, Err(Route53Error::SwapRefused(_))), "{refused:?}");
+    ensure!(matches!(refused, Err(CallError::SwapRefused { .. })), "{refused:?}");
     let after = route53.current(&zone, &change.name).await?.context("the record is still there")?;
     ensure!(after.points_at(&change.to), "{after:?}");
     Ok(())

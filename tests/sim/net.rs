@@ -4,20 +4,24 @@
 
 use crate::truth::{self, NAME, REGIONS, Truth, arn, endpoint, region_of, wall};
 use async_trait::async_trait;
+use aurora_failover::arc::RoutingControls;
+use aurora_failover::aws::CallError;
 use aurora_failover::bus::{Bus, BusError, Outgoing};
 use aurora_failover::clock::Clock;
 use aurora_failover::database::{Databases, ProbeError};
 use aurora_failover::dns::{DnsError, Resolver};
 use aurora_failover::inbox::{Message, Queue};
 use aurora_failover::rds::{Rds, RdsError};
-use aurora_failover::route53::{CurrentRecord, Route53, Route53Error};
+use aurora_failover::route53::{CurrentRecord, Route53};
+use aurora_failover::s3::{Location, Object, Objects};
 use aurora_failover::store::{HistoryRow, Item, Store, StoreError};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use statemachine::{
-    Arn, Assessment, ClusterFacts, ClusterId, ControllerId, FailoverInProgress, MemberFacts, RecordChange, Region,
-    Timestamp,
+    ArcEndpoint, Arn, Assessment, ClusterFacts, ClusterId, ControllerId, FailoverInProgress, MemberFacts, RecordChange,
+    Region, Timestamp,
 };
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -44,6 +48,8 @@ pub(crate) enum Service {
     Queue,
     Rds,
     Route53,
+    Objects,
+    Controls,
     Bus,
     Database,
 }
@@ -478,54 +484,104 @@ impl Rds for Process {
     }
 }
 
-fn route53_failed(operation: &'static str, detail: String) -> Route53Error {
+fn moving_failed(call: &'static str, detail: String) -> CallError {
     match detail.as_str() {
-        "throttled" => Route53Error::Answered { operation, code: "Throttling".into(), message: detail },
-        _ => Route53Error::NoAnswer { operation, detail },
+        "throttled" => CallError::Answered { call, code: "Throttling".into(), message: detail },
+        _ => CallError::NoAnswer { call, detail },
+    }
+}
+
+impl Process {
+    /// Somebody changes what moves the name, at this very moment.
+    fn meddled(&self) -> bool {
+        let meddle = self.world.weather.lock().expect("nobody panics while holding it").meddle;
+        self.world.chance(meddle)
     }
 }
 
 #[async_trait]
 impl Route53 for Process {
-    async fn current(&self, _zone: &str, _name: &str) -> Result<Option<CurrentRecord>, Route53Error> {
-        const OPERATION: &str = "ListResourceRecordSets";
+    async fn current(&self, _zone: &str, _name: &str) -> Result<Option<CurrentRecord>, CallError> {
+        const CALL: &str = "ListResourceRecordSets";
         let read = |truth: &mut Truth| CurrentRecord { value: truth.record.clone(), ttl_s: 1 };
-        let current = self.call(Service::Route53, OPERATION, read).await;
-        current.map(Some).map_err(|detail| route53_failed(OPERATION, detail))
+        let current = self.call(Service::Route53, CALL, read).await;
+        current.map(Some).map_err(|detail| moving_failed(CALL, detail))
     }
 
-    async fn swap(&self, _zone: &str, changes: &[(RecordChange, CurrentRecord)]) -> Result<String, Route53Error> {
-        const OPERATION: &str = "ChangeResourceRecordSets";
+    async fn swap(&self, _zone: &str, changes: &[(RecordChange, CurrentRecord)]) -> Result<String, CallError> {
+        const CALL: &str = "ChangeResourceRecordSets";
         let (change, read) = &changes[0];
         let checked = self.world.without != Without::CompareAndSwap;
-        let takes_ms = 100 + self.world.below(3_000);
-        let meddle = self.world.weather.lock().expect("nobody panics while holding it").meddle;
-        let meddled = self.world.chance(meddle);
+        let (takes_ms, meddled) = (100 + self.world.below(3_000), self.meddled());
         let swap = |truth: &mut Truth| {
             if meddled {
-                truth.meddled = true;
-                truth.note("world: somebody points the name elsewhere at this very moment");
-                truth.record = "maintenance.example.com.".into();
+                truth.meddle_with_the_name();
             }
             let swapped = truth.swap(&change.from, &read.value, &change.to, checked, takes_ms);
             swapped.then(|| (truth.changes.len() - 1).to_string())
         };
-        match self.call(Service::Route53, OPERATION, swap).await {
+        match self.call(Service::Route53, CALL, swap).await {
             Ok(Some(change)) => Ok(change),
-            Ok(None) => Err(Route53Error::SwapRefused("the values do not match".into())),
-            Err(detail) => Err(route53_failed(OPERATION, detail)),
+            Ok(None) => Err(CallError::SwapRefused { call: CALL, detail: "the values do not match".into() }),
+            Err(detail) => Err(moving_failed(CALL, detail)),
         }
     }
 
-    async fn in_sync(&self, change: &str) -> Result<bool, Route53Error> {
-        const OPERATION: &str = "GetChange";
+    async fn in_sync(&self, change: &str) -> Result<bool, CallError> {
+        const CALL: &str = "GetChange";
         let index: usize = change.parse().expect("one of ours");
         if self.world.chance(20) {
-            let (code, message) = ("NoSuchChange".into(), String::new());
-            return Err(Route53Error::Answered { operation: OPERATION, code, message });
+            return Err(CallError::Answered { call: CALL, code: "NoSuchChange".into(), message: String::new() });
         }
         let look = |truth: &mut Truth| truth.now >= truth.changes[index];
-        self.call(Service::Route53, OPERATION, look).await.map_err(|detail| route53_failed(OPERATION, detail))
+        self.call(Service::Route53, CALL, look).await.map_err(|detail| moving_failed(CALL, detail))
+    }
+}
+
+#[async_trait]
+impl Objects for Process {
+    async fn read(&self, _: Location<'_>) -> Result<Option<Object>, CallError> {
+        const CALL: &str = "GetObject";
+        let read = |truth: &mut Truth| truth.object.clone();
+        self.call(Service::Objects, CALL, read).await.map_err(|detail| moving_failed(CALL, detail))
+    }
+
+    async fn swap(&self, _: Location<'_>, text: &str, seen: Option<&Object>) -> Result<(), CallError> {
+        const CALL: &str = "PutObject";
+        // The checkers of Route 53 have to notice.
+        let (takes_ms, meddled) = (1_000 + self.world.below(5_000), self.meddled());
+        let swap = |truth: &mut Truth| {
+            if meddled {
+                truth.meddle_with_the_name();
+            }
+            truth.swap_object(text, seen, takes_ms)
+        };
+        match self.call(Service::Objects, CALL, swap).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(CallError::SwapRefused { call: CALL, detail: "the etag does not match".into() }),
+            Err(detail) => Err(moving_failed(CALL, detail)),
+        }
+    }
+}
+
+#[async_trait]
+impl RoutingControls for Process {
+    async fn on(&self, _: &[ArcEndpoint], controls: &[Arn]) -> Result<BTreeSet<Arn>, CallError> {
+        const CALL: &str = "GetRoutingControlState";
+        let read = |truth: &mut Truth| region_of(&truth.record);
+        let on = self.call(Service::Controls, CALL, read).await.map_err(|detail| moving_failed(CALL, detail))?;
+        Ok(controls.iter().filter(|control| on.is_some_and(|on| control.as_str() == on)).cloned().collect())
+    }
+
+    async fn switch(&self, _: &[ArcEndpoint], on: &Arn, off: &[Arn]) -> Result<(), CallError> {
+        const CALL: &str = "UpdateRoutingControlStates";
+        let takes_ms = 100 + self.world.below(3_000);
+        let (to, from) = (endpoint(on.as_str()), endpoint(off[0].as_str()));
+        let switch = |truth: &mut Truth| {
+            let read = truth.record.clone();
+            truth.swap(&from, &read, &to, true, takes_ms);
+        };
+        self.call(Service::Controls, CALL, switch).await.map_err(|detail| moving_failed(CALL, detail))
     }
 }
 

@@ -2,7 +2,7 @@
 //! from one seed. First everything may happen; then the weather is fine, somebody is on duty, and it must end well.
 
 use crate::net::{Fate, Process, Service, SimulatedQueue, Weather, Without, World, message};
-use crate::truth::{EAST, REGIONS, WEST, endpoint, wall};
+use crate::truth::{EAST, REGIONS, WEST, wall};
 use aurora_failover::bus::{CANARY_SOURCE, OPERATOR_SOURCE};
 use aurora_failover::config::{self, Settings};
 use aurora_failover::controller;
@@ -14,8 +14,8 @@ use aurora_failover::envelope::{
 use aurora_failover::inbox::Inbox;
 use aurora_failover::store::HistoryRow;
 use statemachine::{
-    ClusterId, Command, Effect, Guard, HoldReason, Mode, Order, Pending, Probe, ProbeOutcome, Record, Rule, SelfCheck,
-    State, Timestamp,
+    ClusterId, Command, Effect, Guard, HoldReason, Mode, Order, Probe, ProbeOutcome, RouteBy, Rule, SelfCheck, State,
+    Timestamp,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -102,14 +102,26 @@ pub(crate) fn run(seed: u64, without: Without) -> Outcome {
 
 /// The primary's region vanishes, and one thing happens to the n-th call from then on. Answers what was called until
 /// then, and while nothing happens until it is stable.
-pub(crate) fn run_script(nth: u64, fate: Fate) -> (Outcome, Vec<String>) {
+pub(crate) fn run_script(seed: u64, nth: u64, fate: Fate) -> (Outcome, Vec<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime starts").block_on(async {
-        let simulation = Simulation::new(1, Without::Nothing, Some(Mode::Auto));
+        let simulation = Simulation::new(seed, Without::Nothing, Some(Mode::Auto));
         let outcome = Arc::clone(&simulation).run_scripted(nth, fate).await;
         let calls = simulation.world.calls.lock().expect("nobody panics").clone();
         (outcome, calls)
     })
+}
+
+/// What moves the name in this run.
+fn route_by(seed: u64) -> RouteBy {
+    match seed % 4 {
+        2 => RouteBy::HealthCheck { region: WEST.into(), bucket: "signposts".into(), key: "orders".into() },
+        3 => RouteBy::Arc {
+            endpoints: Vec::new(),
+            controls: REGIONS.map(|region| (region.into(), region.into())).into(),
+        },
+        _ => RouteBy::Record,
+    }
 }
 
 struct Simulation {
@@ -135,6 +147,9 @@ enum Sight {
 impl Simulation {
     fn new(seed: u64, without: Without, mode: Option<Mode>) -> Arc<Self> {
         let world = World::new(seed, without);
+        if matches!(route_by(seed), RouteBy::HealthCheck { .. }) {
+            world.truth().point_by_object(EAST);
+        }
         let drawn = if world.chance(700) { Mode::Auto } else { Mode::Approve };
         let mode = mode.unwrap_or(drawn);
         Arc::new(Self {
@@ -185,26 +200,12 @@ impl Simulation {
                 continue;
             }
             let until = Instant::now() + Duration::from_secs(9);
-            let task = self.task(&record, pending, until);
+            let task = Task::new(&record, pending, until);
             let outcome = world.run(&task).await;
             let done = matches!(outcome, statemachine::Outcome::Done { .. });
             if !done {
                 self.world.truth().violation(format!("{} again: {outcome:?}", pending.effect.name()));
             }
-        }
-    }
-
-    fn task(&self, record: &Record, pending: &Pending, until: Instant) -> Task {
-        Task {
-            cluster: record.cluster.clone(),
-            id: pending.id,
-            effect: pending.effect.clone(),
-            config: record.config.clone(),
-            primary: record.primary.clone(),
-            epoch: record.epoch.0,
-            attempts: pending.attempts,
-            under_way: pending.under_way,
-            until,
         }
     }
 
@@ -244,7 +245,10 @@ impl Simulation {
 
     fn settings(&self) -> Settings {
         let mode = self.mode.name();
-        config::parse(&CONFIG.replace("MODE", mode), "simulated", |_| None).expect("it is valid")
+        let parsed = config::parse(&CONFIG.replace("MODE", mode), "simulated", |_| None);
+        let mut settings = parsed.expect("it is valid");
+        settings.clusters[0].config.routes[0].by = route_by(self.seed);
+        settings
     }
 
     // ---- controllers -----------------------------------------------------------------------------------------
@@ -307,6 +311,8 @@ impl Simulation {
         effects::World {
             rds: Arc::clone(process) as _,
             route53: Arc::clone(process) as _,
+            objects: Arc::clone(process) as _,
+            controls: Some(Arc::clone(process) as _),
             bus: Arc::clone(process) as _,
             dns: Arc::clone(process) as _,
             database: Arc::clone(process) as _,
@@ -326,7 +332,7 @@ impl Simulation {
             sleep(Duration::from_millis(500)).await;
             let Some(record) = self.world.truth().record().cloned() else { continue };
             for pending in &record.pending {
-                let task = self.task(&record, pending, Instant::now() + Duration::from_secs(9));
+                let task = Task::new(&record, pending, Instant::now() + Duration::from_secs(9));
                 let world = world.clone();
                 running.spawn(async move { drop(world.run(&task).await) });
             }
@@ -461,9 +467,17 @@ impl Simulation {
                 world.truth().note(&format!("world: vantage {} is {sight:?}", VANTAGES[index]));
             }
             9 | 10 => {
-                let services =
-                    [Service::Store, Service::Queue, Service::Rds, Service::Route53, Service::Bus, Service::Database];
-                let outage = world.chance(600).then(|| services[world.below(6) as usize]);
+                let services = [
+                    Service::Store,
+                    Service::Queue,
+                    Service::Rds,
+                    Service::Route53,
+                    Service::Objects,
+                    Service::Controls,
+                    Service::Bus,
+                    Service::Database,
+                ];
+                let outage = world.chance(600).then(|| services[world.below(8) as usize]);
                 *world.weather.lock().expect("nobody panics") = Weather { outage, ..weather };
                 world.truth().note(&format!("world: outage of {outage:?}"));
             }
@@ -498,8 +512,7 @@ impl Simulation {
         let mut truth = self.world.truth();
         truth.meddled = true;
         if region == EAST {
-            truth.note("world: somebody points the name elsewhere");
-            truth.record = "maintenance.example.com.".into();
+            truth.meddle_with_the_name();
         } else if truth.moving.is_none() && REGIONS.iter().all(|region| truth.up[region]) {
             let to = if truth.writer == EAST { WEST } else { EAST };
             truth.note(&format!("world: somebody switches over to {to}"));
@@ -604,8 +617,6 @@ impl Simulation {
     fn point_the_name_at(&self, region: &str) {
         let mut truth = self.world.truth();
         truth.note(&format!("operator: points the name at {region}"));
-        truth.record = endpoint(region);
-        let at = truth.now;
-        truth.changes.push(at);
+        truth.point_the_name_at(region);
     }
 }

@@ -2,6 +2,7 @@
 //! way (`net.rs`). Everything that the product may never do is noted as a violation at the moment it is done.
 
 use aurora_failover::audit;
+use aurora_failover::s3::Object;
 use aurora_failover::store::{HistoryRow, Item};
 use statemachine::{Effect, How, Mode, Record, State, Timestamp};
 use std::collections::BTreeMap;
@@ -61,6 +62,8 @@ pub(crate) struct Truth {
     pub(crate) meddled: bool,
     /// The record in Route 53, and what the name servers answer until they are in sync.
     pub(crate) record: String,
+    /// The object that the health check reads, where that moves the name.
+    pub(crate) object: Option<Object>,
     pub(crate) answered: String,
     pub(crate) changes: Vec<u64>,
     pub(crate) violations: Vec<String>,
@@ -99,6 +102,7 @@ impl Truth {
             accepted: Vec::new(),
             meddled: false,
             record: endpoint(EAST),
+            object: None,
             answered: endpoint(EAST),
             changes: Vec::new(),
             violations: Vec::new(),
@@ -306,6 +310,53 @@ impl Truth {
         self.record = to.to_owned();
         self.changes.push(self.now + takes_ms);
         true
+    }
+
+    /// One swap of the object; false when it is not what was seen.
+    pub(crate) fn swap_object(&mut self, text: &str, seen: Option<&Object>, takes_ms: u64) -> bool {
+        if self.object.as_ref() != seen {
+            return false;
+        }
+        let epoch = |text: &str| text.rsplit(':').next().and_then(|n| n.trim_end_matches('}').parse::<u64>().ok());
+        let before = self.object.as_ref().and_then(|object| epoch(&object.text));
+        if before >= epoch(text) {
+            self.violation(format!("{text} is written over epoch {before:?}"));
+        }
+        self.put_object(text.to_owned());
+        let to = region_of(text).expect("it names a region");
+        let (from, read) = (self.record.clone(), self.record.clone());
+        self.swap(&from, &read, &endpoint(to), true, takes_ms)
+    }
+
+    fn put_object(&mut self, text: String) {
+        self.note(&format!("s3: {text}"));
+        let etag = self.trace.len().to_string();
+        self.object = Some(Object { text, etag });
+    }
+
+    /// By hand: whatever moves it, the name leads to `region`.
+    pub(crate) fn point_the_name_at(&mut self, region: &str) {
+        if self.object.is_some() {
+            self.point_by_object(region);
+        }
+        self.record = endpoint(region);
+        self.changes.push(self.now);
+    }
+
+    /// By hand: the object says that the name leads to `region`.
+    pub(crate) fn point_by_object(&mut self, region: &str) {
+        let epoch = self.record().map_or(0, |record| record.epoch.0);
+        self.put_object(format!(r#"{{"primary":"{region}","cluster":"orders","epoch":{epoch}}}"#));
+    }
+
+    /// By hand, and wrong.
+    pub(crate) fn meddle_with_the_name(&mut self) {
+        self.meddled = true;
+        self.note("world: somebody points the name elsewhere");
+        if self.object.is_some() {
+            self.put_object("maintenance".into());
+        }
+        self.record = "maintenance.example.com.".into();
     }
 
     pub(crate) fn fence(&mut self, region: &'static str) {

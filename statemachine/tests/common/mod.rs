@@ -4,7 +4,7 @@
 use statemachine::{
     Alarm, Arn, Assessment, Claimant, ClusterFacts, Command, Config, Decision, EffectId, EffectResult, Envelope, Event,
     EventId, Member, MemberFacts, Mode, Order, Outcome, Policy, Probe, ProbeOutcome, RdsEvent, Record, Report, Route,
-    SelfCheck, Timestamp, invariants, next_wakeup, step,
+    RouteBy, SelfCheck, Timestamp, invariants, next_wakeup, step,
 };
 
 pub const EAST: &str = "us-east-1";
@@ -25,36 +25,9 @@ pub fn config() -> Config {
     Config {
         hash: "one".into(),
         members: vec![member(EAST, 0), member(WEST, 0)],
-        routes: vec![Route { zone: "Z".into(), name: "db.example.".into(), ttl_s: 5 }],
+        routes: vec![Route { zone: "Z".into(), name: "db.example.".into(), ttl_s: 5, by: RouteBy::Record }],
         alarms: Vec::new(),
-        policy: Policy {
-            in_region_grace_ms: 90_000,
-            approval_timeout_ms: 3_600_000,
-            pause_max_ms: 86_400_000,
-            vantages: VANTAGES.map(Into::into).to_vec(),
-            quorum: 2,
-            failures_min: 3,
-            confirm_after_ms: 30_000,
-            recover_after: 2,
-            vantage_stale_after_ms: 35_000,
-            event_age_max_ms: 60_000,
-            event_ahead_max_ms: 5_000,
-            rpo_max_ms: 30_000,
-            cooldown_ms: 3_600_000,
-            failovers_max: 2,
-            failovers_window_ms: 86_400_000,
-            reassess_every_ms: 30_000,
-            assess_deadline_ms: 60_000,
-            promote_deadline_ms: 900_000,
-            reroute_deadline_ms: 300_000,
-            fence_deadline_ms: 30_000,
-            announce_deadline_ms: 300_000,
-            retry_ms: 1_000,
-            retry_max_ms: 30_000,
-            claim_ttl_ms: 30_000,
-            soak_ms: 600_000,
-            heartbeat_ms: 60_000,
-        },
+        policy: Policy::standard(VANTAGES.map(Into::into).to_vec()),
     }
 }
 
