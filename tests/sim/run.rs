@@ -97,7 +97,8 @@ pub(crate) struct Outcome {
 /// Runs one seed to its end. Deterministic: the same seed gives the same trace, line by line.
 pub(crate) fn run(seed: u64, without: Without) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime starts").block_on(Simulation::new(seed, without, None).run())
+    // Made inside: outside of the runtime, time is real.
+    runtime.expect("a runtime starts").block_on(async { Simulation::new(seed, without, None).run().await })
 }
 
 /// The primary's region vanishes, and one thing happens to the n-th call from then on. Answers what was called until
