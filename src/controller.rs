@@ -485,7 +485,8 @@ impl ClusterTask {
         let run_ms = claim.expires_at.since_ms(now) * 9 / 10;
         let task = Task::new(record, pending, Instant::now() + Duration::from_millis(run_ms));
         let (token, world, results) = (claim.token, self.world.clone(), self.results.clone());
-        self.running.spawn(async move {
+        let span = info_span!("effect", cluster = %record.cluster, effect = %id, kind = pending.effect.name());
+        let run = async move {
             let began = Instant::now();
             let outcome = world.run(&task).await;
             telemetry::effect(task.effect.name(), &outcome, began.elapsed());
@@ -498,7 +499,8 @@ impl ClusterTask {
             };
             // The task may be stopping; the claim expires and the next controller looks.
             let _stopping = results.send(envelope);
-        });
+        };
+        self.running.spawn(run.instrument(span));
     }
 
     async fn read(&self) -> Result<Loaded, TurnError> {

@@ -2,9 +2,11 @@
 
 mod dlq;
 mod history;
+mod log;
 mod override_;
 mod status;
 
+use self::log::Log;
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::arc::RoutingControls;
 use aurora_failover::bus::EventBridge;
@@ -24,13 +26,12 @@ use aurora_failover::telemetry::{self, Health};
 use aurora_failover::{aws, canary, clock, controller, infrastructure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use statemachine::Vantage;
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// An autonomous failover controller for Amazon Aurora PostgreSQL Global Database.
 ///
@@ -149,26 +150,6 @@ enum Format {
     Json,
 }
 
-#[derive(Args)]
-struct Log {
-    /// Log as JSON lines.
-    #[arg(long)]
-    log_json: bool,
-}
-
-impl Log {
-    /// Logs go to standard error.
-    fn start(&self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        if self.log_json {
-            logger.json().init();
-        } else {
-            logger.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
-        }
-    }
-}
-
 /// Runs the command; errors go to standard error with their whole chain.
 pub(crate) fn run(cli: Cli) -> ExitCode {
     #[cfg(feature = "lab")]
@@ -200,11 +181,11 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 async fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Serve { file, log, listen, emf } => {
-            log.start();
+            let _exporting = log.start()?;
             serve(file.load()?, listen, emf).await
         }
         Command::Canary { file, log, vantage } => {
-            log.start();
+            let _exporting = log.start()?;
             probe(file.load()?, Vantage(vantage)).await
         }
         Command::Init { file } => {
