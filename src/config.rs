@@ -381,6 +381,7 @@ impl Profile {
                     retry_ms: 50,
                     retry_max_ms: 1_000,
                     claim_ttl_ms: 3_000,
+                    reroute_deadline_ms: 10_000,
                     fence_deadline_ms: 3_000,
                     soak_ms: 10_000,
                     ..policy

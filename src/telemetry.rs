@@ -15,6 +15,7 @@
 //! | `aurora_failover_effect_seconds` | effect, outcome | one try of an effect |
 //! | `aurora_failover_messages_refused_total` | reason | messages that cannot be used |
 //! | `aurora_failover_inbox_full_total` | cluster | messages left in the queue because a cluster does not keep up |
+//! | `aurora_failover_tasks` | | living tasks of the runtime, at `/metrics` only |
 //! | `aurora_failover_listening` | | 1 while this controller holds the lease |
 
 use crate::store::HistoryRow;
@@ -221,7 +222,11 @@ pub async fn serve(
             "/metrics",
             get(move || async move {
                 match metrics.as_ref() {
-                    Collected::Prometheus(handle) => (StatusCode::OK, handle.render()),
+                    Collected::Prometheus(handle) => {
+                        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+                        gauge!("aurora_failover_tasks").set(tasks as f64);
+                        (StatusCode::OK, handle.render())
+                    }
                     Collected::Embedded => {
                         (StatusCode::NOT_FOUND, "metrics are printed for CloudWatch (--emf)\n".into())
                     }

@@ -2,11 +2,12 @@
 
 use crate::aws::Fault;
 use crate::drill::{self, DrillOptions, KillController};
-use crate::stage::{Profile, Stage, StageOptions};
-use crate::{progress, reaper, report};
+use crate::stage::{Profile, RouteBy, Stage, StageOptions};
+use crate::{progress, reaper, report, soak};
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// A two-region AWS on this machine, on real PostgreSQL and DNS.
 #[derive(Args)]
@@ -49,11 +50,28 @@ enum Command {
         /// Run so many controllers; one of them listens at a time.
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
         controllers: u8,
+        /// What moves the public name.
+        #[arg(long, value_enum, default_value_t = RouteBy::Record)]
+        route: RouteBy,
         /// What happens to AWS calls from the fault on: SERVICE[.ACTION][@REGION]=KIND:PERCENT, where KIND is
         /// latency-500ms, server-error, throttle, lost-reply or reset. May be given several times.
         #[arg(long, value_name = "FAULT")]
         aws_fault: Vec<Fault>,
         /// Seed of everything that is drawn; printed with the result.
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+    },
+    /// Flapping faults for a long time: does the service hold ever more, does history lose a row?
+    ///
+    /// Exits with 0 only if memory, descriptors and tasks stay flat and no row is lost.
+    Soak {
+        /// How long, such as 30m.
+        #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = humantime::parse_duration)]
+        length: Duration,
+        /// Print one JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+        /// Seed of the faults; printed with the result.
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
@@ -105,6 +123,7 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
             repeat,
             kill_controller,
             controllers,
+            route,
             aws_fault,
             seed,
         }) => {
@@ -112,10 +131,16 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
                 profile: options.profile,
                 kill_controller: kill_controller.then_some(KillController),
                 controllers: usize::from(controllers),
+                route,
                 aws_faults: aws_fault,
                 seed: seed.unwrap_or_else(rand::random),
             };
             drills(&options, json, repeat).await
+        }
+        Some(Command::Soak { length, json, seed }) => {
+            let result = soak::run(length, seed.unwrap_or_else(rand::random)).await?;
+            report::show(&if json { serde_json::to_string_pretty(&result)? } else { soak::text(&result) })?;
+            Ok(if result.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Some(Command::Reaper) => Ok(ExitCode::FAILURE),
     }
@@ -143,7 +168,7 @@ async fn drills(options: &DrillOptions, json: bool, repeat: u32) -> Result<ExitC
 
 async fn up(options: &Options) -> Result<ExitCode> {
     let progress = progress::Progress::new("lab: ");
-    let stage = Stage::start(&StageOptions { profile: options.profile, controllers: 1 }, &progress).await?;
+    let stage = Stage::start(&StageOptions { profile: options.profile, ..StageOptions::default() }, &progress).await?;
     stage.steady(&progress).await?;
     progress.done("two regions are up and healthy");
     report::show(&stage.describe())?;

@@ -3,7 +3,7 @@
 use crate::aws::Fault;
 use crate::client::Account;
 use crate::progress::Progress;
-use crate::stage::{PUBLIC_NAME, Profile, SECONDARY, Stage, StageOptions};
+use crate::stage::{PUBLIC_NAME, Profile, RouteBy, SECONDARY, Stage, StageOptions};
 use anyhow::Result;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
@@ -28,6 +28,8 @@ pub struct DrillOptions {
     pub kill_controller: Option<KillController>,
     /// How many controllers run.
     pub controllers: usize,
+    /// What moves the public name.
+    pub route: RouteBy,
     /// What happens to AWS calls from the fault on.
     pub aws_faults: Vec<Fault>,
     /// Seed of everything that is drawn.
@@ -39,6 +41,11 @@ pub struct DrillOptions {
 pub struct KillController;
 
 impl DrillOptions {
+    fn stage(&self) -> StageOptions {
+        let Self { profile, controllers, route, .. } = *self;
+        StageOptions { profile, controllers, route, ..StageOptions::default() }
+    }
+
     /// The options of one of several runs: each has moments of its own.
     #[must_use]
     pub fn for_run(&self, run: u32) -> Self {
@@ -128,8 +135,7 @@ impl DrillResult {
 /// When the lab itself does not work; a recovery that fails is a result, not an error.
 pub async fn region_loss(options: &DrillOptions, headline: &str) -> Result<DrillResult> {
     let progress = Progress::new(headline);
-    let mut stage =
-        Stage::start(&StageOptions { profile: options.profile, controllers: options.controllers }, &progress).await?;
+    let mut stage = Stage::start(&options.stage(), &progress).await?;
     stage.steady(&progress).await?;
     stage.all_alive()?;
 

@@ -15,4 +15,5 @@ pub mod postgres;
 pub mod progress;
 pub mod reaper;
 pub mod report;
+pub mod soak;
 pub mod stage;

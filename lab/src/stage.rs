@@ -4,7 +4,7 @@
 //! The service runs as in production: separate processes of the same binary, one configuration file, the standard
 //! AWS environment. Whatever is started here is registered with the reaper first, so that nothing survives.
 
-use crate::aws::{Aws, AwsOptions, GlobalCluster, Member};
+use crate::aws::{Aws, AwsOptions, FailoverRecords, GlobalCluster, Member};
 use crate::client::{self, Client, ClientOptions};
 use crate::dns::{DnsServer, RecordKind, Zones};
 use crate::link::{self, Link};
@@ -12,7 +12,11 @@ use crate::postgres::{Binaries, Topology, TopologyOptions};
 use crate::progress::Progress;
 use crate::reaper::{LabDir, Reaper};
 use anyhow::{Context as _, Result, bail, ensure};
+use axum::body::{Body, to_bytes};
 use clap::ValueEnum;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -34,6 +38,10 @@ pub const CLUSTER: &str = "orders";
 const ZONE: &str = "example.com.";
 /// Stands for `rds.amazonaws.com`.
 const ENDPOINT_ZONE: &str = "rds.lab.";
+/// Region of the third vantage, and of what must survive both others.
+const WITNESS: &str = "eu-west-1";
+/// Bucket and key of the object that moves the public name, if that does.
+const SIGNPOST: [&str; 2] = ["orders-signpost", "orders.json"];
 const ENGINE_VERSION: &str = "16.6";
 const ACCOUNT: &str = "000000000000";
 /// Vantages, and whether each is in the primary region.
@@ -42,6 +50,8 @@ const VANTAGES: [(&str, bool); 3] = [("us-west-2", false), ("us-east-2", true), 
 const STEADY_WITHIN: Duration = Duration::from_secs(120);
 /// Pause between two looks at the record.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// A page of metrics is shorter.
+const METRICS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Writes that the application must have made before anything is broken.
 const WRITES_MIN: usize = 20;
 
@@ -105,6 +115,34 @@ pub struct StageOptions {
     pub profile: Profile,
     /// How many controllers run.
     pub controllers: usize,
+    /// What moves the public name.
+    pub route: RouteBy,
+    /// What the controller may do by itself.
+    pub mode: Mode,
+}
+
+impl Default for StageOptions {
+    fn default() -> Self {
+        Self { profile: Profile::Fast, controllers: 1, route: RouteBy::Record, mode: Mode::Auto }
+    }
+}
+
+/// What moves the public name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RouteBy {
+    /// The record, through Route 53's control plane.
+    Record,
+    /// An object that a health check reads: data plane only.
+    HealthCheck,
+}
+
+/// What the controller may do by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything.
+    Auto,
+    /// A human approves promotions, and here nobody does.
+    Approve,
 }
 
 /// A running lab.
@@ -119,6 +157,8 @@ pub struct Stage {
     dns: DnsServer,
     primary_aws: Link,
     controllers: Vec<Option<Child>>,
+    /// Where each controller answers `/metrics`.
+    metrics: Vec<SocketAddr>,
     canaries: Vec<Child>,
     reaper: Reaper,
     dir: LabDir,
@@ -131,7 +171,7 @@ impl Stage {
     /// # Errors
     /// What did not start, and where its log is.
     pub async fn start(options: &StageOptions, progress: &Progress) -> Result<Self> {
-        let StageOptions { profile, controllers } = *options;
+        let StageOptions { profile, controllers, route, .. } = *options;
         let binaries = Binaries::find()?;
         let exe = std::env::current_exe().context("the path of this program")?;
         let dir = LabDir::create()?;
@@ -168,14 +208,16 @@ impl Stage {
             members: vec![member(PRIMARY), member(SECONDARY)],
         };
         let databases = Arc::clone(&topology) as Arc<dyn crate::aws::Databases>;
-        let options =
-            AwsOptions { account: ACCOUNT.into(), ..AwsOptions::new(zones.clone(), databases, global_cluster) };
-        let aws = Aws::start(options).await?;
+        let aws_options = AwsOptions { account: ACCOUNT.into(), ..AwsOptions::new(zones, databases, global_cluster) };
+        let aws = Aws::start(aws_options).await?;
         let zone_id = aws.create_zone(ZONE)?;
-        aws.put_cname(&zone_id, PUBLIC_NAME, profile.ttl_s(), &endpoint(PRIMARY))?;
+        match route {
+            RouteBy::Record => aws.put_cname(&zone_id, PUBLIC_NAME, profile.ttl_s(), &endpoint(PRIMARY))?,
+            RouteBy::HealthCheck => serve_signpost(&aws, profile)?,
+        }
         let primary_aws = open_link("primary region to AWS", aws.url().trim_start_matches("http://").parse()?).await?;
 
-        let config = configuration(profile, &topology, dns.addr(), &zone_id);
+        let config = configuration(options, &topology, dns.addr(), &zone_id);
         std::fs::write(dir.path().join("aurora-failover.toml"), config).context("writing the configuration")?;
         create_application_table(&topology).await?;
         let (connect_timeout, write_timeout) = profile.client_timeouts();
@@ -197,6 +239,7 @@ impl Stage {
             dns,
             primary_aws,
             controllers: Vec::new(),
+            metrics: (0..controllers).map(|_| free_address()).collect::<Result<_>>()?,
             canaries: Vec::new(),
             reaper,
             dir,
@@ -268,6 +311,38 @@ impl Stage {
         Ok(shown.get_mut(0).map(|item| item["record"].take()))
     }
 
+    /// The version of the stored record, by `aurora-failover status`.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub async fn version(&self) -> Result<u64> {
+        let shown: Value = serde_json::from_str(&self.finished("status", &["status", "--output", "json"]).await?)?;
+        shown[0]["version"].as_u64().context("the status of the one cluster")
+    }
+
+    /// The service's processes: name, process id, and where it answers `/metrics`, if it does.
+    pub fn processes(&self) -> impl Iterator<Item = (String, u32, Option<SocketAddr>)> {
+        let controllers = self.controllers.iter().zip(&self.metrics).enumerate();
+        let controllers = controllers.filter_map(|(index, (child, metrics))| {
+            Some((controller_name(index), child.as_ref()?.id()?, Some(*metrics)))
+        });
+        let canaries = VANTAGES.iter().zip(&self.canaries);
+        controllers.chain(canaries.filter_map(|((name, _), child)| Some((format!("canary-{name}"), child.id()?, None))))
+    }
+
+    /// One value at `/metrics`.
+    ///
+    /// # Errors
+    /// When there is no such value.
+    pub async fn gauge(&self, address: SocketAddr, name: &str) -> Result<u64> {
+        let client: HttpClient<HttpConnector, Body> = HttpClient::builder(TokioExecutor::new()).build_http();
+        let answer = client.get(format!("http://{address}/metrics").parse()?).await.context("asking for /metrics")?;
+        let body = to_bytes(Body::new(answer.into_body()), METRICS_BYTES_MAX).await?;
+        let text = String::from_utf8(body.to_vec())?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        Ok(value.with_context(|| format!("{name} is not among the metrics"))? as u64)
+    }
+
     /// The stored history, oldest first, by `aurora-failover history`.
     ///
     /// # Errors
@@ -294,6 +369,13 @@ impl Stage {
         self.aws.lose_region(PRIMARY);
     }
 
+    /// It is back, for all of them.
+    pub fn heal_primary_region(&self) {
+        self.aws.heal_region(PRIMARY);
+        self.primary_aws.heal();
+        self.topology.heal_region(PRIMARY);
+    }
+
     /// Address that clients of the first primary see.
     #[must_use]
     pub fn old_writer(&self) -> IpAddr {
@@ -305,8 +387,9 @@ impl Stage {
     /// # Errors
     /// When the process cannot be started.
     pub fn start_controller(&mut self, index: usize) -> Result<()> {
-        let name = if index == 0 { "controller".to_owned() } else { format!("controller-{}", index + 1) };
-        self.controllers[index] = Some(self.spawn(&name, &["serve"], &self.aws.url())?);
+        let listen = self.metrics[index].to_string();
+        let controller = self.spawn(&controller_name(index), &["serve", "--listen", &listen], &self.aws.url())?;
+        self.controllers[index] = Some(controller);
         Ok(())
     }
 
@@ -451,6 +534,15 @@ impl Stage {
     }
 }
 
+fn controller_name(index: usize) -> String {
+    if index == 0 { "controller".to_owned() } else { format!("controller-{}", index + 1) }
+}
+
+/// An address that nobody listens on.
+fn free_address() -> Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
 fn cluster_id(region: &str) -> String {
     format!("{CLUSTER}-{region}")
 }
@@ -458,6 +550,23 @@ fn cluster_id(region: &str) -> String {
 /// Writer endpoint of a region's cluster.
 fn endpoint(region: &str) -> String {
     format!("{}.cluster-lab.{region}.{ENDPOINT_ZONE}", cluster_id(region))
+}
+
+/// The public name as a pair of failover records, moved by an object in a third region.
+fn serve_signpost(aws: &Aws, profile: Profile) -> Result<()> {
+    let [bucket, key] = SIGNPOST;
+    aws.create_bucket(WITNESS, bucket);
+    aws.serve_failover_records(FailoverRecords {
+        name: PUBLIC_NAME.into(),
+        ttl_s: profile.ttl_s(),
+        first: endpoint(PRIMARY),
+        second: endpoint(SECONDARY),
+        url: format!("{}/{bucket}/{key}", aws.url()),
+        search: format!("\"primary\":\"{SECONDARY}\""),
+        // Of Route 53's two intervals the shorter one; a tenth of a second is the lab's haste.
+        every: if profile == Profile::Fast { Duration::from_millis(100) } else { Duration::from_secs(10) },
+        threshold: 3,
+    })
 }
 
 async fn open_link(name: &str, target: SocketAddr) -> Result<Link> {
@@ -477,17 +586,30 @@ async fn create_application_table(topology: &Topology) -> Result<()> {
 }
 
 /// The one configuration file of the lab's controller and vantages.
-fn configuration(profile: Profile, topology: &Topology, nameserver: SocketAddr, zone_id: &str) -> String {
+fn configuration(options: &StageOptions, topology: &Topology, nameserver: SocketAddr, zone_id: &str) -> String {
     let vantages: Vec<String> = VANTAGES.iter().map(|(vantage, _)| format!("{vantage:?}")).collect();
+    let route = match options.route {
+        RouteBy::Record => format!("zone = \"{zone_id}\""),
+        RouteBy::HealthCheck => {
+            let [bucket, key] = SIGNPOST;
+            format!(
+                "by = \"health-check\"\nbucket = {{ region = \"{WITNESS}\", name = \"{bucket}\", key = \"{key}\" }}"
+            )
+        }
+    };
+    let mode = match options.mode {
+        Mode::Auto => "auto",
+        Mode::Approve => "approve",
+    };
     let mut text = format!(
         "# Written by the lab.\n\
          region = \"{SECONDARY}\"\nprofile = \"{}\"\n\n\
          [dns]\nnameservers = [\"{nameserver}\"]\n\n\
          [database]\nport = {}\nuser = \"app\"\nname = \"{CLUSTER}\"\n\n\
          [canary]\nself-check = [\"{nameserver}\"]\n\n\
-         [[cluster]]\nid = \"{CLUSTER}\"\nmode = \"auto\"\nvantages = [{}]\n\n\
-         [[cluster.route]]\nzone = \"{zone_id}\"\nname = \"{PUBLIC_NAME}\"\n",
-        profile.name(),
+         [[cluster]]\nid = \"{CLUSTER}\"\nmode = \"{mode}\"\nvantages = [{}]\n\n\
+         [[cluster.route]]\n{route}\nname = \"{PUBLIC_NAME}\"\n",
+        options.profile.name(),
         topology.port(),
         vantages.join(", "),
     );

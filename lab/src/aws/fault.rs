@@ -70,8 +70,8 @@ impl FromStr for Fault {
             Some((service, action)) => (service, Some(action.to_owned())),
             None => (calls, None),
         };
-        if !["all", "dynamodb", "sqs", "events", "rds", "route53"].contains(&service) {
-            bail!("{service:?} is no service of the lab: all, dynamodb, sqs, events, rds, route53; {SHAPE}");
+        if !["all", "dynamodb", "sqs", "events", "rds", "route53", "s3"].contains(&service) {
+            bail!("{service:?} is no service of the lab: all, dynamodb, sqs, events, rds, route53, s3; {SHAPE}");
         }
         let kind = match kind {
             "server-error" => FaultKind::ServerError,
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(fault.to_string(), "50 % of route53.ChangeResourceRecordSets in us-east-1: LostReply");
         let slow: Fault = "all=latency-500ms:20".parse().expect("well formed");
         assert_eq!(slow.kind, FaultKind::Latency(Duration::from_millis(500)));
-        for wrong in ["", "rds", "rds=throttle", "rds=nothing:5", "s3=throttle:5", "rds=throttle:101"] {
+        for wrong in ["", "rds", "rds=throttle", "rds=nothing:5", "ec2=throttle:5", "rds=throttle:101"] {
             assert!(wrong.parse::<Fault>().is_err(), "{wrong:?}");
         }
     }

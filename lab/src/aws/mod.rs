@@ -1,5 +1,5 @@
 //! The lab's AWS: one loopback HTTP endpoint that speaks the wire protocols of DynamoDB, SQS,
-//! EventBridge, RDS and Route 53 for all regions, as the official SDKs send them.
+//! EventBridge, RDS, Route 53 and S3 for all regions, as the official SDKs send them.
 //!
 //! Service and region come from the credential scope of the SigV4 `Authorization` header. The
 //! signature itself is **not** verified and there is no IAM: queue and bus policies are stored
@@ -9,12 +9,14 @@
 //! A request passes `Front::before`, the service, `Front::after`. Faults happen in these two: a lost region does not
 //! answer, as if its packets were dropped; single calls are delayed, refused, or their answers lost.
 
+mod checker;
 mod dynamodb;
 mod eventbridge;
 mod fault;
 mod pattern;
 mod rds;
 mod route53;
+mod s3;
 mod sqs;
 mod wire;
 
@@ -36,6 +38,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use checker::FailoverRecords;
 pub use fault::{Fault, FaultKind};
 pub use rds::{Databases, GlobalCluster, Member};
 
@@ -107,10 +110,13 @@ impl Aws {
         let events = eventbridge::EventBridge::new(&options.account, sqs.clone());
         let rds = rds::Rds::new(&options, network.clone(), events.clone(), tasks.clone(), stop.clone())?;
         let propagation = Duration::from_millis(options.dns_propagation_ms);
+        let zones = options.zones.clone();
         let (route53, publisher) = route53::Route53::new(options.zones, propagation);
         tasks.spawn(stop.clone().run_until_cancelled_owned(publisher));
         let front = Arc::new(Front {
             network,
+            zones,
+            s3: s3::S3::default(),
             faults: fault::Faults::default(),
             log: Mutex::default(),
             stop: stop.clone(),
@@ -171,6 +177,20 @@ impl Aws {
     /// Puts a CNAME into a hosted zone without HTTP, in sync at once.
     pub fn put_cname(&self, zone: &str, name: &str, ttl_s: u32, target: &str) -> anyhow::Result<()> {
         self.front.route53.put(zone, name, RecordKind::Cname, ttl_s, &[target])
+    }
+
+    /// Makes a bucket without HTTP.
+    pub fn create_bucket(&self, region: &str, name: &str) {
+        self.front.s3.create_bucket(region, name);
+    }
+
+    /// Serves a pair of failover records from now on, first the first one.
+    pub fn serve_failover_records(&self, records: FailoverRecords) -> anyhow::Result<()> {
+        let zones = self.front.zones.clone();
+        zones.set(&records.name, RecordKind::Cname, records.ttl_s, &[&records.first])?;
+        let checker = checker::follow(records, zones);
+        self.front.tasks.spawn(self.front.stop.clone().run_until_cancelled_owned(checker));
+        Ok(())
     }
 
     /// Tells RDS that the cluster of `region` replicates from the writer again.
@@ -261,6 +281,8 @@ struct Front {
     events: Arc<eventbridge::EventBridge>,
     rds: rds::Rds,
     route53: route53::Route53,
+    s3: s3::S3,
+    zones: Zones,
     dynamodb: dynamodb::DynamoDb,
 }
 
@@ -296,7 +318,8 @@ impl Front {
             let refusal = Refusal::new("RequestEntityTooLarge", "the body is over 16 MiB or broke off");
             return settle(call, front_error(&parts, refusal.status(413)));
         };
-        let Some(scope) = Scope::of(&parts) else {
+        let anonymous = || self.s3.region_of(&parts).map(|region| Scope { region, service: "s3".to_owned() });
+        let Some(scope) = Scope::of(&parts).or_else(anonymous) else {
             let (status, code) = match header(&parts, "x-amz-target") {
                 Some(_) => (400, "MissingAuthenticationTokenException"),
                 None => (403, "MissingAuthenticationToken"),
@@ -343,9 +366,10 @@ impl Front {
             "events" => self.events.call(region, action, &body),
             "rds" => self.rds.call(region, action, &body),
             "route53" => self.route53.call(region, parts, &body),
+            "s3" => self.s3.call(region, parts, body),
             other => {
                 let message =
-                    format!("the lab has no service '{other}': it has dynamodb, sqs, events, rds and route53");
+                    format!("the lab has no service '{other}': it has dynamodb, sqs, events, rds, route53 and s3");
                 front_error(parts, Refusal::new("UnknownOperationException", message))
             }
         }
@@ -397,6 +421,7 @@ fn action(service: &str, parts: &Parts, body: &[u8]) -> String {
             .find(|(name, _)| name == "Action")
             .map_or_else(String::new, |(_, action)| action.into_owned()),
         "route53" => route53::action(parts).to_owned(),
+        "s3" => s3::action(parts).to_owned(),
         _ => {
             let target = header(parts, "x-amz-target").unwrap_or_default();
             let prefix = match service {
