@@ -34,7 +34,7 @@ mod sdk {
 
     /// Routing controls through the SDK.
     pub struct AwsArc {
-        configurations: Regional<SdkConfig>,
+        pub(super) configurations: Regional<SdkConfig>,
     }
 
     impl AwsArc {
@@ -97,5 +97,85 @@ mod sdk {
                 .send())?;
             Ok(())
         }
+    }
+}
+
+#[cfg(all(test, feature = "arc"))]
+mod tests {
+    use super::*;
+    use crate::aws::Regional;
+    use crate::config::AwsSettings;
+    use aws_sdk_route53recoverycluster::config::{Credentials, SharedCredentialsProvider};
+    use axum::extract::State;
+    use axum::http::HeaderMap;
+    use axum::routing::post;
+    use serde_json::{Value, json};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    type On = Arc<Mutex<BTreeSet<String>>>;
+
+    /// The data plane's wire protocol, as far as it is called here.
+    async fn answer(State(on): State<On>, headers: HeaderMap, body: String) -> String {
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        let mut on = on.lock().expect("nobody panics");
+        let reply = match headers["x-amz-target"].to_str().expect("ASCII") {
+            "ToggleCustomerAPI.GetRoutingControlState" => {
+                let arn = body["RoutingControlArn"].as_str().expect("an ARN");
+                json!({ "RoutingControlArn": arn, "RoutingControlState": if on.contains(arn) { "On" } else { "Off" } })
+            }
+            "ToggleCustomerAPI.UpdateRoutingControlStates" => {
+                for entry in body["UpdateRoutingControlStateEntries"].as_array().expect("entries") {
+                    let arn = entry["RoutingControlArn"].as_str().expect("an ARN").to_owned();
+                    if entry["RoutingControlState"] == "On" {
+                        on.insert(arn)
+                    } else {
+                        on.remove(&arn)
+                    };
+                }
+                json!({})
+            }
+            other => panic!("{other} is called"),
+        };
+        reply.to_string()
+    }
+
+    async fn endpoint(on: &On) -> ArcEndpoint {
+        let routes = axum::Router::new().route("/", post(answer)).with_state(Arc::clone(on));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        ArcEndpoint { region: "us-west-2".into(), url }
+    }
+
+    /// Where nobody listens.
+    fn dead() -> ArcEndpoint {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        ArcEndpoint { region: "ap-southeast-2".into(), url }
+    }
+
+    /// With credentials of its own: the environment of a test has none.
+    fn signed(settings: AwsSettings) -> AwsArc {
+        let configurations = Regional::new(settings, |sdk| {
+            let credentials = SharedCredentialsProvider::new(Credentials::new("key", "secret", None, None, "test"));
+            sdk.to_builder().credentials_provider(credentials).build()
+        });
+        AwsArc { configurations }
+    }
+
+    #[tokio::test]
+    async fn the_first_endpoint_that_answers_turns_one_control_on_and_the_others_off() {
+        let [east, west] = ["arn:east", "arn:west"].map(|arn| Arn(arn.into()));
+        let on: On = Arc::new(Mutex::new([east.to_string()].into()));
+        let endpoints = [dead(), endpoint(&on).await];
+        let settings = AwsSettings { timeout: Duration::from_secs(1), poll_every: Duration::from_millis(10) };
+        let arc = signed(settings.clone());
+        let controls = [east.clone(), west.clone()];
+        assert_eq!(arc.on(&endpoints, &controls).await.expect("one answers"), [east.clone()].into());
+        arc.switch(&endpoints, &west, &[east]).await.expect("one answers");
+        assert_eq!(arc.on(&endpoints, &controls).await.expect("one answers"), [west.clone()].into());
+        let nobody = signed(settings).switch(&[dead(), dead()], &west, &[]).await;
+        assert!(matches!(nobody, Err(CallError::NoAnswer { .. })), "{nobody:?}");
     }
 }

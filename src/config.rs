@@ -726,6 +726,23 @@ mod tests {
     }
 
     #[test]
+    fn a_name_moved_by_a_health_check_needs_its_object_and_two_members() {
+        let route = "zone = \"Z0123456789EXAMPLE\"";
+        assert!(EXAMPLE.contains(route));
+        let by = |text: &str| EXAMPLE.replace(route, text);
+        let bucket = "bucket = { region = \"eu-west-1\", name = \"signposts\", key = \"orders.json\" }";
+        let settings = parse(&by(&format!("by = \"health-check\"\n{bucket}")), "x", |_| None).expect("valid");
+        let RouteBy::HealthCheck { region, bucket: name, key } = &settings.clusters[0].config.routes[0].by else {
+            panic!("{:?}", settings.clusters[0].config.routes)
+        };
+        assert_eq!((region.as_str(), name.as_str(), key.as_str()), ("eu-west-1", "signposts", "orders.json"));
+        assert!(problems(&by("by = \"health-check\"")).contains("needs `bucket"), "no object");
+        assert!(problems(&by(bucket)).contains("has bucket: which another"), "an object for nothing");
+        assert!(problems(&by("")).contains("needs `zone`"), "a record without its zone");
+        assert!(problems(&by("by = \"arc\"")).contains("[[cluster.route.endpoint]]"), "controls without endpoints");
+    }
+
+    #[test]
     fn an_unknown_key_is_an_error_that_names_it() {
         let shown = problems(&EXAMPLE.replace("quorum = 2", "quorom = 2"));
         assert!(shown.contains("quorom"), "{shown}");

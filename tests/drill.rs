@@ -102,6 +102,14 @@ fn a_lost_region_is_replaced_and_every_millisecond_is_accounted_for() {
 }
 
 #[test]
+fn a_name_moved_by_data_plane_follows_the_writer_while_route_53_cannot_be_changed() {
+    let _machine = alone();
+    let faults = ["--route", "health-check", "--aws-fault", "route53=server-error:100"];
+    let result = drill(&[&["drill", "region-loss", "--json"], &faults[..]].concat());
+    assert_recovered(&result);
+}
+
+#[test]
 fn a_controller_killed_on_the_way_ends_well_after_its_restart() {
     let _machine = alone();
     let result = drill(&["drill", "region-loss", "--json", "--kill-controller", "--seed", "2", "--repeat", "3"]);

@@ -8,11 +8,13 @@ use aurora_failover::envelope::{Channel, Decoder, PROBE_DETAIL_TYPE, probe_detai
 use aurora_failover::inbox::{Delivery, Inbox, Queue as _};
 use aurora_failover::rds::{AwsRds, Rds as _, RdsError};
 use aurora_failover::route53::{AwsRoute53, Route53 as _};
+use aurora_failover::s3::{AwsS3, Location, Objects as _};
 use aurora_failover::sqs::{DeadLetters, Sqs};
 use aurora_failover::store::{DynamoDb, HistoryRow, Item, Store as _, StoreError};
 use aurora_failover::{aws, clock, infrastructure};
 use aws_config::SdkConfig;
 use aws_sdk_route53::types::{Change, ChangeAction, ChangeBatch, ResourceRecord, ResourceRecordSet, RrType};
+use aws_sdk_s3::types::CreateBucketConfiguration;
 use futures::future::{FutureExt as _, LocalBoxFuture};
 use statemachine::{
     Arn, ClusterId, Envelope, Epoch, Event, Mode, Probe, ProbeOutcome, Record, RecordChange, Region, Rule, SelfCheck,
@@ -111,6 +113,11 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         name: "Route 53: a stale swap is refused and changes nothing",
         run: || stale_swap().boxed_local(),
         left_out: &[("moto", "it deletes a record whatever value the deletion names")],
+    },
+    Behaviour {
+        name: "S3: an object is made once, and swapped only by who saw what it holds",
+        run: || object_is_swapped().boxed_local(),
+        left_out: &[],
     },
     Behaviour {
         name: "RDS: the target's region promotes, asynchronously, and a repeated call is refused",
@@ -462,6 +469,29 @@ async fn stale_swap() -> Result<()> {
     ensure!(matches!(refused, Err(CallError::SwapRefused { .. })), "{refused:?}");
     let after = route53.current(&zone, &change.name).await?.context("the record is still there")?;
     ensure!(after.points_at(&change.to), "{after:?}");
+    Ok(())
+}
+
+// ---- S3 --------------------------------------------------------------------------------------------------------
+
+async fn object_is_swapped() -> Result<()> {
+    let settings = settings("unused");
+    let bucket = unique("bucket");
+    let place = CreateBucketConfiguration::builder().location_constraint(settings.region.as_str().into()).build();
+    let client = aws_sdk_s3::Client::new(&sdk(&settings).await);
+    client.create_bucket().bucket(&bucket).create_bucket_configuration(place).send().await?;
+    let (objects, at) =
+        (AwsS3::new(settings.aws.clone()), |key| Location { region: &settings.region, bucket: &bucket, key });
+    let (here, refused) = (at("signpost.json"), |answer| matches!(answer, Err(CallError::SwapRefused { .. })));
+    ensure!(objects.read(here).await?.is_none(), "nothing is there at first");
+    objects.swap(here, "first", None).await?;
+    ensure!(refused(objects.swap(here, "again", None).await), "made twice");
+    let first = objects.read(here).await?.context("it was made")?;
+    ensure!(first.text == "first", "{first:?}");
+    objects.swap(here, "second", Some(&first)).await?;
+    ensure!(refused(objects.swap(here, "late", Some(&first)).await), "swapped by who saw something else");
+    let second = objects.read(here).await?.context("it is there")?;
+    ensure!(second.text == "second" && second.etag != first.etag, "{second:?}");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
-//! S3, REST: small objects in buckets that the lab made, with conditional writes. Anybody may read, as where a bucket's
-//! policy says so: a health check signs nothing.
+//! S3, REST: buckets and small objects, with conditional writes. Anybody may read, as where a bucket's policy says so:
+//! a health check signs nothing.
 //!
-//! Deliberately absent, and refused: creating buckets, listing, versions, parts, everything that has a query.
+//! Deliberately absent, and refused: listing, versions, parts, everything that has a query.
 
 use super::wire::{Refusal, Reply, lock, request_id, tag, text};
 use axum::body::Bytes;
@@ -23,9 +23,10 @@ struct Bucket {
 
 /// The action that a method stands for.
 pub(super) fn action(parts: &Parts) -> &'static str {
-    match parts.method {
-        Method::GET => "GetObject",
-        Method::PUT => "PutObject",
+    match (&parts.method, location(parts)) {
+        (&Method::GET, Some((_, Some(_)))) => "GetObject",
+        (&Method::PUT, Some((_, Some(_)))) => "PutObject",
+        (&Method::PUT, Some((_, None))) => "CreateBucket",
         _ => "Unknown",
     }
 }
@@ -51,10 +52,24 @@ impl S3 {
     }
 
     fn answer(&self, region: &str, parts: &Parts, body: Bytes) -> Result<Reply, Refusal> {
-        let (name, key) = location(parts).ok_or_else(|| {
-            let message = format!("the lab's S3 has objects only, and no {} of {}", parts.method, parts.uri);
+        let unknown = || {
+            let message =
+                format!("the lab's S3 makes buckets, gets and puts objects: no {} {}", parts.method, parts.uri);
             Refusal::new("NotImplemented", message).status(501)
-        })?;
+        };
+        let (name, key) = location(parts).ok_or_else(unknown)?;
+        let Some(key) = key else {
+            return match action(parts) {
+                "CreateBucket" if lock(&self.buckets).contains_key(name) => {
+                    Err(Refusal::new("BucketAlreadyOwnedByYou", "The bucket is there and yours").status(409))
+                }
+                "CreateBucket" => {
+                    self.create_bucket(region, name);
+                    Ok(Reply::new(200, "application/xml", ""))
+                }
+                _ => Err(unknown()),
+            };
+        };
         let mut buckets = lock(&self.buckets);
         let bucket = buckets
             .get_mut(name)
@@ -75,7 +90,7 @@ impl S3 {
                 bucket.objects.insert(key.into(), body);
                 Ok(reply)
             }
-            _ => Err(Refusal::new("MethodNotAllowed", "the lab's S3 gets and puts objects").status(405)),
+            _ => Err(unknown()),
         }
     }
 }
@@ -97,11 +112,12 @@ fn precondition(headers: &HeaderMap, stored: Option<&Bytes>) -> Result<(), Refus
 }
 
 /// Bucket and key of a path-style request.
-fn location(parts: &Parts) -> Option<(&str, &str)> {
+fn location(parts: &Parts) -> Option<(&str, Option<&str>)> {
     let query = parts.uri.query().unwrap_or_default();
     let plain = query.is_empty() || query.starts_with("x-id=");
-    let (bucket, key) = parts.uri.path().strip_prefix('/')?.split_once('/')?;
-    (plain && !bucket.is_empty() && !key.is_empty()).then_some((bucket, key))
+    let path = parts.uri.path().strip_prefix('/')?;
+    let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+    (plain && !bucket.is_empty()).then_some((bucket, Some(key).filter(|key| !key.is_empty())))
 }
 
 fn etag(object: &[u8]) -> String {
