@@ -2,7 +2,7 @@
 //! replies, throttling, outages of one service, a crash before or after, a process that is stopped for a while and does
 //! not know it.
 
-use crate::truth::{self, NAME, REGIONS, Truth, arn, endpoint, region_of, wall};
+use crate::truth::{self, NAME, NEWER, REGIONS, Truth, arn, endpoint, region_of, wall};
 use async_trait::async_trait;
 use aurora_failover::arc::RoutingControls;
 use aurora_failover::aws::CallError;
@@ -319,7 +319,11 @@ impl Clock for Process {
 
 #[async_trait]
 impl Store for Process {
-    async fn load(&self, _cluster: &ClusterId) -> Result<Option<Item>, StoreError> {
+    async fn load(&self, cluster: &ClusterId) -> Result<Option<Item>, StoreError> {
+        if cluster.as_str() == NEWER {
+            let detail = "unknown variant `hibernating`".into();
+            return Err(StoreError::Unreadable { cluster: cluster.clone(), detail });
+        }
         let loaded = self.call(Service::Store, "load", |truth| truth.item.clone()).await;
         let item = loaded.map_err(|detail| failed("GetItem", detail))?;
         if let Some(item) = &item {
@@ -329,6 +333,9 @@ impl Store for Process {
     }
 
     async fn commit(&self, item: &Item) -> Result<(), StoreError> {
+        if item.record.cluster.as_str() == NEWER {
+            self.world.truth().violation("a record of newer software is overwritten".into());
+        }
         if self.world.without == Without::DurableCommit {
             let (world, item) = (Arc::clone(&self.world), item.clone());
             tokio::spawn(async move {

@@ -2,9 +2,9 @@
 //! from one seed. First everything may happen; then the weather is fine, somebody is on duty, and it must end well.
 
 use crate::net::{Fate, Process, Service, SimulatedQueue, Weather, Without, World, message};
-use crate::truth::{EAST, REGIONS, WEST, wall};
+use crate::truth::{EAST, NEWER, REGIONS, WEST, wall};
 use aurora_failover::bus::{CANARY_SOURCE, OPERATOR_SOURCE};
-use aurora_failover::config::{self, Settings};
+use aurora_failover::config::{self, ClusterSettings, Settings};
 use aurora_failover::controller;
 use aurora_failover::effects::{self, Task};
 use aurora_failover::envelope::{
@@ -249,6 +249,9 @@ impl Simulation {
         let parsed = config::parse(&CONFIG.replace("MODE", mode), "simulated", |_| None);
         let mut settings = parsed.expect("it is valid");
         settings.clusters[0].config.routes[0].by = route_by(self.seed);
+        // Its record is of newer software: nobody here may touch it, and it may not hold anything back.
+        let newer = ClusterSettings { id: ClusterId(NEWER.into()), ..settings.clusters[0].clone() };
+        settings.clusters.insert(0, newer);
         settings
     }
 
@@ -393,10 +396,12 @@ impl Simulation {
             latency_ms: if reaches { 5 } else { 1_000 },
             lag_ms,
         };
-        let detail = probe_detail(&ClusterId("orders".into()), wall(now + skew_ms), &probe);
-        let id = format!("{index}-{incarnation}-{target}-{sequence}");
-        let body = message(CANARY_SOURCE, PROBE_DETAIL_TYPE, &detail, &id);
-        self.world.post(0, body, self.in_chaos());
+        for cluster in if sequence.is_multiple_of(10) { &["orders", NEWER][..] } else { &["orders"] } {
+            let detail = probe_detail(&ClusterId((*cluster).into()), wall(now + skew_ms), &probe);
+            let id = format!("{cluster}-{index}-{incarnation}-{target}-{sequence}");
+            let body = message(CANARY_SOURCE, PROBE_DETAIL_TYPE, &detail, &id);
+            self.world.post(0, body, self.in_chaos());
+        }
     }
 
     // ---- what happens ----------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 pub(crate) const EAST: &str = "us-east-2";
 pub(crate) const WEST: &str = "us-west-2";
 pub(crate) const REGIONS: [&str; 2] = [EAST, WEST];
+/// A cluster whose record this software cannot read.
+pub(crate) const NEWER: &str = "newer";
 pub(crate) const NAME: &str = "db.orders.example.com.";
 
 /// Deliveries after which SQS moves a message away.
