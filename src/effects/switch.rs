@@ -42,7 +42,8 @@ fn not_ours(at: Location<'_>, found: Signpost) -> Outcome {
     Outcome::Refused { detail: format!("s3://{}/{} is for {primary}, {cluster}, epoch {epoch}", at.bucket, at.key) }
 }
 
-/// Turns the new primary's control on and the others off, if they are as the change presumes.
+/// Turns the new primary's control on and the others off, if they are as the change presumes. There is no
+/// compare-and-swap for it: what somebody turns by hand between the look and the call is overwritten.
 pub(super) async fn turn_controls(
     world: &World,
     task: &Task,

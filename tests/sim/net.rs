@@ -586,6 +586,8 @@ impl RoutingControls for Process {
         let (to, from) = (endpoint(on.as_str()), endpoint(off[0].as_str()));
         let switch = |truth: &mut Truth| {
             let read = truth.record.clone();
+            // Routing controls know no compare-and-swap: what somebody turned since the look is overwritten.
+            let from = if truth.meddled { read.clone() } else { from.clone() };
             truth.swap(&from, &read, &to, true, takes_ms);
         };
         self.call(Service::Controls, CALL, switch).await.map_err(|detail| moving_failed(CALL, detail))
