@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -355,19 +355,34 @@ fn dns_name(name: &str) -> anyhow::Result<Name> {
 pub struct DnsServer {
     addr: SocketAddr,
     queries: Arc<AtomicU64>,
+    silent: Arc<AtomicBool>,
     server: Server<Handler>,
 }
+
+/// What a server answers instead of an address: how things look from somewhere else.
+pub type View = Arc<dyn Fn(Ipv4Addr) -> Ipv4Addr + Send + Sync>;
 
 impl DnsServer {
     /// Binds a free port and answers from `zones` until shut down or dropped.
     pub async fn start(zones: Zones) -> anyhow::Result<Self> {
+        Self::start_view(zones, Arc::new(|address| address)).await
+    }
+
+    /// The same, with every address replaced by what `view` makes of it.
+    pub async fn start_view(zones: Zones, view: View) -> anyhow::Result<Self> {
         let (udp, tcp) = bind_pair().await?;
         let addr = udp.local_addr().context("reading the DNS server's address")?;
-        let queries = Arc::new(AtomicU64::new(0));
-        let mut server = Server::new(Handler { zones, queries: queries.clone() });
+        let (queries, silent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let handler = Handler { zones, view, queries: queries.clone(), silent: silent.clone() };
+        let mut server = Server::new(handler);
         server.register_socket(udp);
         server.register_listener(tcp, TCP_IDLE, TCP_RESPONSE_BUFFER);
-        Ok(Self { addr, queries, server })
+        Ok(Self { addr, queries, silent, server })
+    }
+
+    /// From now on it does not answer, as if its packets were dropped; or it does again.
+    pub fn set_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::Relaxed);
     }
 
     /// Where it listens.
@@ -404,7 +419,9 @@ async fn bind_pair() -> anyhow::Result<(UdpSocket, TcpListener)> {
 
 struct Handler {
     zones: Zones,
+    view: View,
     queries: Arc<AtomicU64>,
+    silent: Arc<AtomicBool>,
 }
 
 impl Handler {
@@ -421,7 +438,13 @@ impl Handler {
         }
         let name = query.name().to_string();
         let answer = self.zones.read().answer(&name, query.query_type());
-        answer.unwrap_or_else(|_| refuse(ResponseCode::ServFail))
+        let mut answer = answer.unwrap_or_else(|_| refuse(ResponseCode::ServFail));
+        for record in &mut answer.records {
+            if let RData::A(address) = &mut record.data {
+                *address = A((self.view)(address.0));
+            }
+        }
+        answer
     }
 }
 
@@ -430,6 +453,10 @@ impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut reply: R) -> ResponseInfo {
         self.queries.fetch_add(1, Ordering::Relaxed);
         let answer = self.answer(request);
+        if self.silent.load(Ordering::Relaxed) {
+            let metadata = Metadata::response_from_request(&request.metadata);
+            return Header { metadata, counts: HeaderCounts::default() }.into();
+        }
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = answer.code != ResponseCode::Refused;
         metadata.response_code = answer.code;

@@ -3,7 +3,7 @@
 use crate::aws::Fault;
 use crate::client::Account;
 use crate::progress::Progress;
-use crate::stage::{PUBLIC_NAME, Profile, RouteBy, SECONDARY, Stage, StageOptions};
+use crate::stage::{PRIMARY, PUBLIC_NAME, Profile, RouteBy, SECONDARY, Stage, StageOptions};
 use anyhow::Result;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
@@ -143,8 +143,8 @@ pub async fn region_loss(options: &DrillOptions, headline: &str) -> Result<Drill
     let moment = rand::rng().random_range(Duration::ZERO..options.profile.round());
     progress.step(&format!("steady; the primary region vanishes in {} ms", moment.as_millis()));
     tokio::time::sleep(moment).await;
-    let old_writer = stage.old_writer();
-    stage.lose_primary_region();
+    let old_writer = stage.writer();
+    stage.lose_region(PRIMARY);
     stage.aws.set_faults(options.aws_faults.clone(), options.seed);
     let fault = Outage { at: SystemTime::now(), instant: Instant::now() };
 
@@ -265,7 +265,7 @@ async fn wait_until_stable(
 
 /// Acknowledged, and not on the new writer.
 async fn lost_writes(stage: &Stage, account: &Account) -> Option<u64> {
-    let kept = stage.rows_on("b1").await.ok()?;
+    let kept = stage.rows_on(stage.topology.writer()).await.ok()?;
     Some(account.numbers().difference(&kept).count() as u64)
 }
 

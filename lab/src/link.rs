@@ -102,7 +102,7 @@ pub struct Link {
 struct Shared {
     name: String,
     addr: SocketAddr,
-    target: SocketAddr,
+    target: Mutex<SocketAddr>,
     listener: TcpListener,
     /// Also the lock under which every byte passes: once `cut` returns, none does.
     state: watch::Sender<State>,
@@ -133,7 +133,7 @@ impl Link {
         let shared = Arc::new(Shared {
             name: name.into(),
             addr,
-            target,
+            target: Mutex::new(target),
             listener: TcpListener::from_std(listener)?,
             state: watch::Sender::new(State { open: true, cuts: 0, sockets: Vec::new() }),
             fillers: Mutex::default(),
@@ -146,6 +146,11 @@ impl Link {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.shared.addr
+    }
+
+    /// New connections go there from now on; those that are open stay.
+    pub fn retarget(&self, target: SocketAddr) {
+        *self.shared.target.lock().expect("no panic while it is held") = target;
     }
 
     /// From now on packets vanish, and so does what is on its way.
@@ -292,7 +297,8 @@ async fn connection(shared: Arc<Shared>, client: TcpStream, born: u64) {
     let client = shared.register(client, born);
     let mut sockets = vec![Arc::clone(&client)];
     let carried = async {
-        let server = shared.register(TcpStream::connect(shared.target).await?, born);
+        let target = *shared.target.lock().expect("no panic while it is held");
+        let server = shared.register(TcpStream::connect(target).await?, born);
         sockets.push(Arc::clone(&server));
         let state = shared.state.subscribe();
         tokio::try_join!(copy(&client, &server, &state, born), copy(&server, &client, &state, born))

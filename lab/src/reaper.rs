@@ -219,14 +219,14 @@ fn end(identities: &[String], dirs: &[PathBuf]) {
 }
 
 /// Signals processes, and the groups that they lead.
-fn kill(pids: &BTreeSet<u32>, signal: Signal) {
+pub(crate) fn kill(pids: &BTreeSet<u32>, signal: Signal) {
     for pid in pids.iter().filter_map(|pid| i32::try_from(*pid).ok()).filter_map(Pid::from_raw) {
         let leads = signal == Signal::KILL && getpgid(Some(pid)).is_ok_and(|group| group == pid);
         let _already_gone = if leads { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
     }
 }
 
-fn with_descendants(roots: &BTreeSet<u32>) -> BTreeSet<u32> {
+pub(crate) fn with_descendants(roots: &BTreeSet<u32>) -> BTreeSet<u32> {
     let parents: Vec<(u32, u32)> = running().filter_map(|pid| Some((pid, stat_field(pid, 4)?.parse().ok()?))).collect();
     let mut found = roots.clone();
     let mut todo: Vec<u32> = roots.iter().copied().collect();

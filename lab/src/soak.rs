@@ -5,7 +5,7 @@
 use crate::aws::Fault;
 use crate::progress::Progress;
 use crate::report;
-use crate::stage::{Mode, Profile, Stage, StageOptions};
+use crate::stage::{Mode, PRIMARY, Profile, Stage, StageOptions};
 use anyhow::{Context as _, Result};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -177,10 +177,10 @@ async fn flap(stage: &Stage, random: &mut StdRng) -> Result<()> {
         stage.aws.set_faults(vec![fault], random.random_range(0..u64::MAX));
     }
     if region {
-        stage.lose_primary_region();
+        stage.lose_region(PRIMARY);
     }
     tokio::time::sleep(Duration::from_millis(random.random_range(100..1_500))).await;
-    stage.heal_primary_region();
+    stage.heal_region(PRIMARY);
     stage.aws.set_faults(Vec::new(), 0);
     tokio::time::sleep(Duration::from_millis(random.random_range(200..2_000))).await;
     Ok(())

@@ -4,11 +4,11 @@
 //! The service runs as in production: separate processes of the same binary, one configuration file, the standard
 //! AWS environment. Whatever is started here is registered with the reaper first, so that nothing survives.
 
-use crate::aws::{Aws, AwsOptions, FailoverRecords, GlobalCluster, Member};
+use crate::aws::{Aws, AwsOptions, FailoverRecords, GlobalCluster, Member, Timing};
 use crate::client::{self, Client, ClientOptions};
-use crate::dns::{DnsServer, RecordKind, Zones};
+use crate::dns::{DnsServer, Zones};
 use crate::link::{self, Link};
-use crate::postgres::{Binaries, Topology, TopologyOptions};
+use crate::postgres::{Binaries, Topology, TopologyOptions, seen_by};
 use crate::progress::Progress;
 use crate::reaper::{LabDir, Reaper};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,9 +17,10 @@ use clap::ValueEnum;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
 use serde_json::Value;
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub const PUBLIC_NAME: &str = "db.orders.example.com.";
 pub const CLUSTER: &str = "orders";
 
 const ZONE: &str = "example.com.";
+/// Configuration of the controllers and of every command.
+const CONFIG_FILE: &str = "aurora-failover.toml";
 /// Stands for `rds.amazonaws.com`.
 const ENDPOINT_ZONE: &str = "rds.lab.";
 /// Region of the third vantage, and of what must survive both others.
@@ -44,8 +47,8 @@ const WITNESS: &str = "eu-west-1";
 const SIGNPOST: [&str; 2] = ["orders-signpost", "orders.json"];
 const ENGINE_VERSION: &str = "16.6";
 const ACCOUNT: &str = "000000000000";
-/// Vantages, and whether each is in the primary region.
-const VANTAGES: [(&str, bool); 3] = [("us-west-2", false), ("us-east-2", true), ("witness-eu-west-1", false)];
+/// Vantages, and the region of each.
+const VANTAGES: [(&str, &str); 3] = [(SECONDARY, SECONDARY), (PRIMARY, PRIMARY), ("witness-eu-west-1", WITNESS)];
 /// Longest time until everything is up and healthy.
 const STEADY_WITHIN: Duration = Duration::from_secs(120);
 /// Pause between two looks at the record.
@@ -111,6 +114,10 @@ impl Profile {
 /// How to start a lab.
 #[derive(Debug, Clone)]
 pub struct StageOptions {
+    /// Keys of `[cluster.policy]` that differ from the profile's, with their values as in TOML.
+    pub policy: Vec<(String, String)>,
+    /// How long what Aurora does takes.
+    pub timing: Timing,
     /// Timing.
     pub profile: Profile,
     /// How many controllers run.
@@ -123,12 +130,14 @@ pub struct StageOptions {
 
 impl Default for StageOptions {
     fn default() -> Self {
-        Self { profile: Profile::Fast, controllers: 1, route: RouteBy::Record, mode: Mode::Auto }
+        let (policy, timing) = (Vec::new(), Timing::default());
+        Self { policy, timing, profile: Profile::Fast, controllers: 1, route: RouteBy::Record, mode: Mode::Auto }
     }
 }
 
 /// What moves the public name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RouteBy {
     /// The record, through Route 53's control plane.
     Record,
@@ -137,12 +146,15 @@ pub enum RouteBy {
 }
 
 /// What the controller may do by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Everything.
     Auto,
-    /// A human approves promotions, and here nobody does.
+    /// A human approves promotions.
     Approve,
+    /// Nothing.
+    Observe,
 }
 
 /// A running lab.
@@ -155,14 +167,50 @@ pub struct Stage {
     /// The application.
     pub client: Client,
     dns: DnsServer,
-    primary_aws: Link,
+    vantages: Vec<Vantage>,
     controllers: Vec<Option<Child>>,
     /// Where each controller answers `/metrics`.
     metrics: Vec<SocketAddr>,
-    canaries: Vec<Child>,
-    reaper: Reaper,
+    reaper: Arc<Reaper>,
     dir: LabDir,
     exe: PathBuf,
+}
+
+/// One place to probe from: everything that it sees goes through links and a name server of its own.
+struct Vantage {
+    name: &'static str,
+    region: &'static str,
+    dns: DnsServer,
+    aws: Link,
+    neutral: Link,
+    canary: Option<Child>,
+}
+
+impl Vantage {
+    async fn start(number: usize, zones: &Zones, aws: SocketAddr, neutral: SocketAddr) -> Result<Self> {
+        let (name, region) = VANTAGES[number - 1];
+        let view = move |address: Ipv4Addr| seen_by(number, address);
+        Ok(Self {
+            name,
+            region,
+            dns: DnsServer::start_view(zones.clone(), Arc::new(view)).await?,
+            aws: open_link(&format!("{name} to AWS"), aws)?,
+            neutral: open_link(&format!("{name} to a neutral place"), neutral)?,
+            canary: None,
+        })
+    }
+
+    fn config_file(&self) -> String {
+        format!("canary-{}.toml", self.name)
+    }
+
+    /// Its region's network, or its own, is gone or back: AWS, names, neutral places.
+    fn set_isolated(&self, isolated: bool) {
+        self.dns.set_silent(isolated);
+        for link in [&self.aws, &self.neutral] {
+            if isolated { link.cut() } else { link.heal() }
+        }
+    }
 }
 
 impl Stage {
@@ -175,7 +223,7 @@ impl Stage {
         let binaries = Binaries::find()?;
         let exe = std::env::current_exe().context("the path of this program")?;
         let dir = LabDir::create()?;
-        let reaper = Reaper::start(&exe, &["lab", "reaper"], &dir)?;
+        let reaper = Arc::new(Reaper::start(&exe, &["lab", "reaper"], &dir)?);
 
         progress.step(&format!("starting PostgreSQL {} in two regions", binaries.version));
         let topology_options = TopologyOptions {
@@ -183,6 +231,7 @@ impl Stage {
             primary_region: PRIMARY.into(),
             secondary_region: SECONDARY.into(),
             database: CLUSTER.into(),
+            vantage_regions: VANTAGES.map(|(_, region)| region.into()).to_vec(),
         };
         let topology = Topology::start(&binaries, &reaper, topology_options, |step| progress.step(step)).await?;
         let topology = Arc::new(topology);
@@ -191,14 +240,11 @@ impl Stage {
         let zones = Zones::new();
         let dns = DnsServer::start(zones.clone()).await?;
         zones.add_zone(ENDPOINT_ZONE)?;
-        for (region, node) in [(PRIMARY, "a1"), (SECONDARY, "b1")] {
-            zones.set(&endpoint(region), RecordKind::A, 1, &[&topology.address(node).ip().to_string()])?;
-        }
         let member = |region: &str| Member {
             region: region.into(),
             cluster_id: cluster_id(region),
             endpoint: endpoint(region),
-            reader_endpoint: endpoint(region),
+            reader_endpoint: reader_endpoint(region),
             port: topology.port(),
         };
         let global_cluster = GlobalCluster {
@@ -208,17 +254,28 @@ impl Stage {
             members: vec![member(PRIMARY), member(SECONDARY)],
         };
         let databases = Arc::clone(&topology) as Arc<dyn crate::aws::Databases>;
-        let aws_options = AwsOptions { account: ACCOUNT.into(), ..AwsOptions::new(zones, databases, global_cluster) };
+        let mut aws_options = AwsOptions::new(zones.clone(), databases, global_cluster);
+        aws_options.account = ACCOUNT.into();
+        aws_options.timing = options.timing;
         let aws = Aws::start(aws_options).await?;
         let zone_id = aws.create_zone(ZONE)?;
         match route {
             RouteBy::Record => aws.put_cname(&zone_id, PUBLIC_NAME, profile.ttl_s(), &endpoint(PRIMARY))?,
             RouteBy::HealthCheck => serve_signpost(&aws, profile)?,
         }
-        let primary_aws = open_link("primary region to AWS", aws.url().trim_start_matches("http://").parse()?).await?;
-
-        let config = configuration(options, &topology, dns.addr(), &zone_id);
-        std::fs::write(dir.path().join("aurora-failover.toml"), config).context("writing the configuration")?;
+        let aws_addr = aws.url().trim_start_matches("http://").parse()?;
+        let mut vantages = Vec::new();
+        for number in 1..=VANTAGES.len() {
+            vantages.push(Vantage::start(number, &zones, aws_addr, dns.addr()).await?);
+        }
+        let write = |name: &str, nameserver, neutral| {
+            let config = configuration(options, &topology, nameserver, neutral, &zone_id);
+            std::fs::write(dir.path().join(name), config).context("writing a configuration")
+        };
+        write(CONFIG_FILE, dns.addr(), dns.addr())?;
+        for vantage in &vantages {
+            write(&vantage.config_file(), vantage.dns.addr(), vantage.neutral.addr())?;
+        }
         create_application_table(&topology).await?;
         let (connect_timeout, write_timeout) = profile.client_timeouts();
         let client = Client::start(ClientOptions {
@@ -237,10 +294,9 @@ impl Stage {
             topology,
             client,
             dns,
-            primary_aws,
+            vantages,
             controllers: Vec::new(),
             metrics: (0..controllers).map(|_| free_address()).collect::<Result<_>>()?,
-            canaries: Vec::new(),
             reaper,
             dir,
             exe,
@@ -256,10 +312,8 @@ impl Stage {
         for index in 0..controllers {
             stage.start_controller(index)?;
         }
-        for (vantage, in_primary_region) in VANTAGES {
-            let url = if in_primary_region { format!("http://{}", stage.primary_aws.addr()) } else { stage.aws.url() };
-            let canary = stage.spawn(&format!("canary-{vantage}"), &["canary", "--vantage", vantage], &url)?;
-            stage.canaries.push(canary);
+        for index in 0..VANTAGES.len() {
+            stage.start_canary(index)?;
         }
         Ok(stage)
     }
@@ -326,8 +380,9 @@ impl Stage {
         let controllers = controllers.filter_map(|(index, (child, metrics))| {
             Some((controller_name(index), child.as_ref()?.id()?, Some(*metrics)))
         });
-        let canaries = VANTAGES.iter().zip(&self.canaries);
-        controllers.chain(canaries.filter_map(|((name, _), child)| Some((format!("canary-{name}"), child.id()?, None))))
+        let canary =
+            |vantage: &Vantage| Some((format!("canary-{}", vantage.name), vantage.canary.as_ref()?.id()?, None));
+        controllers.chain(self.vantages.iter().filter_map(canary))
     }
 
     /// One value at `/metrics`.
@@ -362,24 +417,50 @@ impl Stage {
         self.finished("history", &["history", "--limit", "200"]).await
     }
 
-    /// The primary region vanishes: databases, its path to AWS, and AWS's endpoints in it.
-    pub fn lose_primary_region(&self) {
-        self.topology.lose_region(PRIMARY);
-        self.primary_aws.cut();
-        self.aws.lose_region(PRIMARY);
+    /// A region vanishes: databases, vantages, their paths to AWS, and AWS's endpoints in it.
+    pub fn lose_region(&self, region: &str) {
+        self.topology.lose_region(region);
+        self.vantages.iter().filter(|vantage| vantage.region == region).for_each(|vantage| vantage.set_isolated(true));
+        self.aws.lose_region(region);
     }
 
     /// It is back, for all of them.
-    pub fn heal_primary_region(&self) {
-        self.aws.heal_region(PRIMARY);
-        self.primary_aws.heal();
-        self.topology.heal_region(PRIMARY);
+    pub fn heal_region(&self, region: &str) {
+        self.aws.heal_region(region);
+        self.vantages.iter().filter(|vantage| vantage.region == region).for_each(|vantage| vantage.set_isolated(false));
+        self.topology.heal_region(region);
     }
 
-    /// Address that clients of the first primary see.
+    /// A vantage reaches nothing at all, or everything again.
+    ///
+    /// # Errors
+    /// When there is no such vantage.
+    pub fn isolate(&self, vantage: &str, isolated: bool) -> Result<()> {
+        let number = number_of(vantage)?;
+        for region in [PRIMARY, SECONDARY] {
+            self.see(number, region, !isolated);
+        }
+        self.vantages[number - 1].set_isolated(isolated);
+        Ok(())
+    }
+
+    /// A vantage reaches no server of a region, or does again; everybody else does.
+    ///
+    /// # Errors
+    /// When there is no such vantage.
+    pub fn blindfold(&self, vantage: &str, region: &str, blind: bool) -> Result<()> {
+        self.see(number_of(vantage)?, region, !blind);
+        Ok(())
+    }
+
+    fn see(&self, vantage: usize, region: &str, sees: bool) {
+        if sees { self.topology.heal_view(vantage, region) } else { self.topology.lose_view(vantage, region) }
+    }
+
+    /// Address that clients of the writer see.
     #[must_use]
-    pub fn old_writer(&self) -> IpAddr {
-        self.topology.address("a1").ip()
+    pub fn writer(&self) -> IpAddr {
+        self.topology.address(self.topology.writer()).ip()
     }
 
     /// Starts one of the controllers.
@@ -390,6 +471,16 @@ impl Stage {
         let listen = self.metrics[index].to_string();
         let controller = self.spawn(&controller_name(index), &["serve", "--listen", &listen], &self.aws.url())?;
         self.controllers[index] = Some(controller);
+        Ok(())
+    }
+
+    fn start_canary(&mut self, index: usize) -> Result<()> {
+        let vantage = &self.vantages[index];
+        let (name, url) = (vantage.name, format!("http://{}", vantage.aws.addr()));
+        let config = self.dir.path().join(vantage.config_file());
+        let config = config.to_str().context("the path is text")?;
+        let canary = self.spawn(&format!("canary-{name}"), &["canary", "--config", config, "--vantage", name], &url)?;
+        self.vantages[index].canary = Some(canary);
         Ok(())
     }
 
@@ -407,8 +498,8 @@ impl Stage {
     /// # Errors
     /// Which one.
     pub fn all_alive(&mut self) -> Result<()> {
-        let children = self.controllers.iter_mut().flatten().chain(&mut self.canaries);
-        for child in children {
+        let canaries = self.vantages.iter_mut().filter_map(|vantage| vantage.canary.as_mut());
+        for child in self.controllers.iter_mut().flatten().chain(canaries) {
             if let Some(status) = child.try_wait()? {
                 bail!("a process of the service ended ({status}); logs are in {}", self.keep_logs().display());
             }
@@ -465,10 +556,12 @@ impl Stage {
 
     /// Ends everything.
     pub async fn stop(mut self) {
-        for child in self.controllers.iter_mut().flatten().chain(&mut self.canaries) {
+        let canaries = self.vantages.iter_mut().filter_map(|vantage| vantage.canary.take());
+        let mut children: Vec<Child> = self.controllers.iter_mut().filter_map(Option::take).chain(canaries).collect();
+        for child in &mut children {
             let _already_gone = child.start_kill();
         }
-        for child in self.controllers.iter_mut().flatten().chain(&mut self.canaries) {
+        for child in &mut children {
             let _already_gone = child.wait().await;
         }
         drop(self.client);
@@ -479,7 +572,7 @@ impl Stage {
     }
 
     fn environment(&self, aws_url: &str) -> Vec<(&'static str, String)> {
-        let config = self.dir.path().join("aurora-failover.toml");
+        let config = self.dir.path().join(CONFIG_FILE);
         vec![
             ("AWS_ENDPOINT_URL", aws_url.into()),
             ("AWS_ACCESS_KEY_ID", "lab".into()),
@@ -547,6 +640,11 @@ fn cluster_id(region: &str) -> String {
     format!("{CLUSTER}-{region}")
 }
 
+/// Reader endpoint of a region's cluster.
+fn reader_endpoint(region: &str) -> String {
+    format!("{}.cluster-ro-lab.{region}.{ENDPOINT_ZONE}", cluster_id(region))
+}
+
 /// Writer endpoint of a region's cluster.
 fn endpoint(region: &str) -> String {
     format!("{}.cluster-lab.{region}.{ENDPOINT_ZONE}", cluster_id(region))
@@ -569,7 +667,14 @@ fn serve_signpost(aws: &Aws, profile: Profile) -> Result<()> {
     })
 }
 
-async fn open_link(name: &str, target: SocketAddr) -> Result<Link> {
+/// The number of a vantage, from 1.
+fn number_of(vantage: &str) -> Result<usize> {
+    let index = VANTAGES.iter().position(|(name, _)| *name == vantage);
+    let names: Vec<&str> = VANTAGES.iter().map(|(name, _)| *name).collect();
+    Ok(1 + index.with_context(|| format!("{vantage} is no vantage of the lab: {}", names.join(", ")))?)
+}
+
+fn open_link(name: &str, target: SocketAddr) -> Result<Link> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     Link::open(name, listener, target)
 }
@@ -585,8 +690,14 @@ async fn create_application_table(topology: &Topology) -> Result<()> {
     session.batch_execute(&sql).await.context("creating the application's table")
 }
 
-/// The one configuration file of the lab's controller and vantages.
-fn configuration(options: &StageOptions, topology: &Topology, nameserver: SocketAddr, zone_id: &str) -> String {
+/// The configuration of the lab's controllers and commands, and of a vantage with names and neutral places of its own.
+fn configuration(
+    options: &StageOptions,
+    topology: &Topology,
+    nameserver: SocketAddr,
+    neutral: SocketAddr,
+    zone_id: &str,
+) -> String {
     let vantages: Vec<String> = VANTAGES.iter().map(|(vantage, _)| format!("{vantage:?}")).collect();
     let route = match options.route {
         RouteBy::Record => format!("zone = \"{zone_id}\""),
@@ -600,13 +711,14 @@ fn configuration(options: &StageOptions, topology: &Topology, nameserver: Socket
     let mode = match options.mode {
         Mode::Auto => "auto",
         Mode::Approve => "approve",
+        Mode::Observe => "observe",
     };
     let mut text = format!(
         "# Written by the lab.\n\
          region = \"{SECONDARY}\"\nprofile = \"{}\"\n\n\
          [dns]\nnameservers = [\"{nameserver}\"]\n\n\
          [database]\nport = {}\nuser = \"app\"\nname = \"{CLUSTER}\"\n\n\
-         [canary]\nself-check = [\"{nameserver}\"]\n\n\
+         [canary]\nself-check = [\"{neutral}\"]\n\n\
          [[cluster]]\nid = \"{CLUSTER}\"\nmode = \"{mode}\"\nvantages = [{}]\n\n\
          [[cluster.route]]\n{route}\nname = \"{PUBLIC_NAME}\"\n",
         options.profile.name(),
@@ -616,10 +728,15 @@ fn configuration(options: &StageOptions, topology: &Topology, nameserver: Socket
     for region in [PRIMARY, SECONDARY] {
         text.push_str(&format!(
             "\n[[cluster.member]]\nregion = \"{region}\"\narn = \"arn:aws:rds:{region}:{ACCOUNT}:cluster:{}\"\n\
-             endpoint = \"{}\"\n",
+             endpoint = \"{}\"\nreader-endpoint = \"{}\"\n",
             cluster_id(region),
             endpoint(region),
+            reader_endpoint(region),
         ));
+    }
+    text.push_str("\n[cluster.policy]\n");
+    for (key, value) in &options.policy {
+        text.push_str(&format!("{key} = {value}\n"));
     }
     text
 }

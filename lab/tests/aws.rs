@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -34,6 +34,10 @@ const WEST_ARN: &str = "arn:aws:rds:us-west-2:000000000000:cluster:orders-west";
 /// Databases that promote when a test lets them.
 struct FakeDatabases {
     writer: Mutex<String>,
+    /// Number of the instance that is the writer of its region's cluster.
+    head: AtomicUsize,
+    /// It has ended.
+    lost: AtomicBool,
     allowed: Semaphore,
     fails: AtomicBool,
     promotions: AtomicUsize,
@@ -51,9 +55,35 @@ impl Databases for FakeDatabases {
         Ok(())
     }
 
+    async fn switch_over(&self, region: &str) -> anyhow::Result<()> {
+        self.promote(region).await
+    }
+
+    async fn fail_over_in_region(&self, region: &str, _to: Option<&str>) -> anyhow::Result<String> {
+        self.allowed.acquire().await?.forget();
+        let head = 3 - self.head.load(Ordering::SeqCst);
+        self.head.store(head, Ordering::SeqCst);
+        self.lost.store(false, Ordering::SeqCst);
+        Ok(format!("{region}-{head}"))
+    }
+
+    async fn settle(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn lost_writer(&self) -> Option<String> {
+        self.lost.load(Ordering::SeqCst).then(|| self.writer.lock().unwrap().clone())
+    }
+
     fn instances(&self, region: &str) -> Vec<(String, bool)> {
-        let writer = *self.writer.lock().unwrap() == region;
-        vec![(format!("{region}-1"), writer), (format!("{region}-2"), false)]
+        let (writer, head) = (*self.writer.lock().unwrap() == region, self.head.load(Ordering::SeqCst));
+        [head, 3 - head].into_iter().map(|n| (format!("{region}-{n}"), writer && n == head)).collect()
+    }
+
+    fn addresses(&self, region: &str) -> Vec<Ipv4Addr> {
+        let place = if region == EAST { 1 } else { 2 };
+        let head = self.head.load(Ordering::SeqCst) as u8;
+        [head, 3 - head].into_iter().map(|n| Ipv4Addr::new(10, 0, place, n)).collect()
     }
 }
 
@@ -71,6 +101,8 @@ impl Lab {
     async fn with_propagation(dns_propagation_ms: u64) -> Self {
         let databases = Arc::new(FakeDatabases {
             writer: Mutex::new(EAST.to_owned()),
+            head: AtomicUsize::new(1),
+            lost: AtomicBool::new(false),
             allowed: Semaphore::new(0),
             fails: AtomicBool::new(false),
             promotions: AtomicUsize::new(0),
@@ -92,6 +124,8 @@ impl Lab {
         };
         let mut options = AwsOptions::new(zones.clone(), databases.clone(), global);
         options.dns_propagation_ms = dns_propagation_ms;
+        options.timing.notice = Duration::from_millis(10);
+        options.timing.resynchronize_after = Duration::from_millis(10);
         let aws = Aws::start(options).await.unwrap();
         Self { aws, zones, databases }
     }
@@ -222,12 +256,9 @@ async fn unsigned_requests_and_unknown_services_and_actions_are_refused() {
         let reply = raw(&url, &request).await;
         assert!(reply.contains(expected) && !reply.starts_with("HTTP/1.1 200"), "{reply}");
     }
-    let error = lab.rds(WEST).await.switchover_global_cluster().global_cluster_identifier("orders");
-    let error = error.target_db_cluster_identifier(WEST_ARN).send().await.unwrap_err();
-    assert_eq!(code(&error), "InvalidAction");
-    let error = lab.rds(WEST).await.failover_db_cluster().db_cluster_identifier("orders-west");
+    let error = lab.rds(WEST).await.delete_global_cluster().global_cluster_identifier("orders");
     assert_eq!(code(&error.send().await.unwrap_err()), "InvalidAction");
-    let last = lab.calls("FailoverDBCluster").pop().unwrap();
+    let last = lab.calls("DeleteGlobalCluster").pop().unwrap();
     assert_eq!((last.region.as_str(), last.service.as_str(), last.http_status), (WEST, "rds", 400));
     assert_eq!(last.error_code.as_deref(), Some("InvalidAction"));
     assert!(last.answered);
@@ -889,9 +920,10 @@ async fn a_failover_of_a_lost_primary_promotes_flips_the_members_and_tells_only_
 
     lab.aws.heal_region(EAST);
     assert!(lost.take(0).await.is_none(), "a lost region's bus heard nothing");
-    assert_eq!(synchronization(&global(&west).await, EAST_ARN), "pending-resync");
-    lab.aws.rejoined(EAST);
-    assert_eq!(synchronization(&global(&west).await, EAST_ARN), "connected");
+    until(|| async { synchronization(&global(&west).await, EAST_ARN) == "connected" }).await;
+    for id in ["RDS-EVENT-0240", "RDS-EVENT-0241"] {
+        assert_eq!(lost.next().await["detail"]["EventID"], id, "it hears of its own return");
+    }
     let accepted = lab.calls("FailoverGlobalCluster");
     assert_eq!(accepted.iter().filter(|call| call.http_status == 200).count(), 1);
     assert_eq!(accepted.len(), 3);
@@ -938,8 +970,7 @@ async fn a_failover_call_must_be_right_in_every_part() {
     let lab = Lab::start().await;
     let (east, west) = (lab.rds(EAST).await, lab.rds(WEST).await);
     let error = failover(&west, WEST_ARN).allow_data_loss(false).send().await.unwrap_err();
-    assert_eq!(code(&error), "InvalidParameterCombination");
-    assert!(message(&error).contains("switchover"));
+    assert!(message(&error).contains("switchover is asked for in the region of the primary"), "{error:?}");
     let error = failover(&west, WEST_ARN).switchover(true).send().await.unwrap_err();
     assert_eq!(code(&error), "InvalidParameterCombination");
     let error = failover(&west, "orders-west").send().await.unwrap_err().into_service_error();
@@ -952,4 +983,63 @@ async fn a_failover_call_must_be_right_in_every_part() {
     let error = failover(&west, WEST_ARN).global_cluster_identifier("none").send().await;
     assert!(error.unwrap_err().into_service_error().is_global_cluster_not_found_fault());
     assert_eq!(lab.databases.promotions.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_switchover_is_asked_for_in_the_primarys_region_and_tells_each_step() {
+    let lab = Lab::start().await;
+    let (east, west) = (lab.rds(EAST).await, lab.rds(WEST).await);
+    let inbox = lab.subscribe(WEST, "default", json!({"source": ["aws.rds"]})).await;
+    let switchover = |client: &aws_sdk_rds::Client| {
+        let call = client.switchover_global_cluster().global_cluster_identifier("orders");
+        call.target_db_cluster_identifier(WEST_ARN)
+    };
+    let refused = switchover(&west).send().await.unwrap_err().into_service_error();
+    assert!(refused.is_invalid_global_cluster_state_fault());
+    let answer = switchover(&east).send().await.unwrap().global_cluster.unwrap();
+    assert_eq!(answer.status(), Some("switching-over"));
+    assert_eq!(answer.failover_state().unwrap().is_data_loss_allowed(), Some(false));
+    lab.databases.allowed.add_permits(1);
+    until(|| async { writer(&global(&west).await) == WEST_ARN }).await;
+    for id in ["0181", "0182", "0184", "0185", "0397", "0240", "0241"] {
+        assert_eq!(inbox.next().await["detail"]["EventID"], format!("RDS-EVENT-{id}"));
+    }
+    assert_eq!(synchronization(&global(&west).await, EAST_ARN), "connected");
+}
+
+#[tokio::test]
+async fn a_cluster_fails_over_inside_its_region_asked_or_not_and_its_endpoints_follow() {
+    let lab = Lab::start().await;
+    let east = lab.rds(EAST).await;
+    let inbox = lab.subscribe(EAST, "default", json!({"source": ["aws.rds"]})).await;
+    let address = |name: &str| {
+        let kind = aurora_failover_lab::dns::RecordKind::A;
+        lab.zones.get(name, kind).unwrap().values().to_vec()
+    };
+    let endpoints = || ["cluster", "cluster-ro"].map(|kind| address(&format!("orders-east.{kind}.rds.test")));
+    assert_eq!(endpoints(), [["10.0.1.1"], ["10.0.1.2"]]);
+    let failover = || east.failover_db_cluster().db_cluster_identifier("orders-east");
+    let wrong = failover().target_db_instance_identifier("us-east-1-1").send().await.unwrap_err();
+    assert!(wrong.into_service_error().is_invalid_db_instance_state_fault(), "it is the writer already");
+    let asked = failover().target_db_instance_identifier("us-east-1-2").send().await.unwrap();
+    assert_eq!(asked.db_cluster.unwrap().status(), Some("failing-over"));
+    let again = failover().send().await.unwrap_err().into_service_error();
+    assert!(again.is_invalid_db_cluster_state_fault());
+    lab.databases.allowed.add_permits(1);
+    for (id, instance) in [("0073", "us-east-1-2"), ("0071", "us-east-1-2")] {
+        let event = inbox.next().await;
+        assert_eq!(event["detail"]["EventID"], format!("RDS-EVENT-{id}"));
+        assert!(event["detail"]["Message"].as_str().unwrap().ends_with(&format!("{instance}.")), "{event}");
+    }
+    assert_eq!(endpoints(), [["10.0.1.2"], ["10.0.1.1"]]);
+
+    lab.databases.allowed.add_permits(1);
+    lab.databases.lost.store(true, Ordering::SeqCst);
+    for id in ["0073", "0071"] {
+        assert_eq!(inbox.next().await["detail"]["EventID"], format!("RDS-EVENT-{id}"));
+    }
+    assert_eq!(endpoints(), [["10.0.1.1"], ["10.0.1.2"]]);
+    let status =
+        || async { east.describe_db_clusters().send().await.unwrap().db_clusters()[0].status().map(str::to_owned) };
+    until(|| async { status().await.as_deref() == Some("available") }).await;
 }

@@ -6,11 +6,11 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use aurora_failover_lab::aws::Databases as _;
 use aurora_failover_lab::link::{DropMethod, drop_method};
-use aurora_failover_lab::postgres::{Binaries, Topology, TopologyOptions};
+use aurora_failover_lab::postgres::{Binaries, Topology, TopologyOptions, seen_by};
 use aurora_failover_lab::reaper::{self, LabDir, Reaper};
 use std::fs;
 use std::io::BufRead as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -41,19 +41,20 @@ const LOST_MAX: Duration = Duration::from_secs(2);
 struct Lab {
     dir: PathBuf,
     topology: Topology,
-    reaper: Reaper,
+    reaper: Arc<Reaper>,
 }
 
 impl Lab {
     async fn start() -> Result<Self> {
         let binaries = Binaries::find()?;
         let dir = LabDir::create()?;
-        let reaper = Reaper::start(&std::env::current_exe()?, &AS_REAPER, &dir)?;
+        let reaper = Arc::new(Reaper::start(&std::env::current_exe()?, &AS_REAPER, &dir)?);
         let options = TopologyOptions {
             dir: dir.path().join("postgres"),
             primary_region: PRIMARY.into(),
             secondary_region: SECONDARY.into(),
             database: "orders".into(),
+            vantage_regions: vec!["eu-west-1".into(); 2],
         };
         let topology = Topology::start(&binaries, &reaper, options, |_| {}).await?;
         let table = "CREATE TABLE written (id bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp()); \
@@ -148,7 +149,7 @@ async fn a_region_is_lost_the_other_one_is_promoted_and_another_lab_does_not_not
     Lab::start().await?.end().await?;
     let began = Instant::now();
     let lab = Lab::start().await?;
-    println!("start of three servers with a warm template: {:?}", began.elapsed());
+    println!("start of four servers with a warm template: {:?}", began.elapsed());
     let other = Lab::start().await?;
     let topology = &lab.topology;
     println!("PostgreSQL {}, packets vanish by: {}", Binaries::find()?.version, drop_method());
@@ -321,4 +322,86 @@ fn a_killed_lab_leaves_nothing() -> Result<()> {
 fn the_drop_method_is_known_beforehand() {
     assert!(matches!(drop_method(), DropMethod::PacketFilter | DropMethod::Stall));
     assert_eq!(drop_method(), drop_method());
+}
+
+/// Every node has all of these rows, in the end.
+async fn rows_arrive_everywhere(topology: &Topology, rows: i64) -> Result<()> {
+    for node in ["a1", "a2", "b1", "b2"] {
+        let client = connect(&topology.direct_dsn(node)).await?;
+        until(&format!("{node} has all rows"), async || {
+            Ok(number(&client, "SELECT count(*) FROM written").await? == rows)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_writer_moves_by_every_way_and_whoever_is_left_behind_follows_again() -> Result<()> {
+    let lab = Lab::start().await?;
+    let topology = &lab.topology;
+    let write = async |id: i64| -> Result<()> {
+        let client = connect(&public_dsn(topology.address(topology.writer()))).await?;
+        client.execute("INSERT INTO written VALUES ($1)", &[&id]).await?;
+        Ok(())
+    };
+    write(1).await?;
+
+    let began = Instant::now();
+    topology.switch_over(SECONDARY).await?;
+    println!("switchover to writable: {:?}", began.elapsed());
+    assert_eq!(topology.writer(), "b1");
+    write(2).await?;
+    let began = Instant::now();
+    topology.settle().await?;
+    println!("the old region follows after {:?}", began.elapsed());
+    rows_arrive_everywhere(topology, 2).await?;
+
+    // The writer's host is lost; its reader had every row.
+    topology.crash("b1").await?;
+    assert_eq!(topology.lost_writer().await.as_deref(), Some(SECONDARY));
+    let began = Instant::now();
+    assert_eq!(topology.fail_over_in_region(SECONDARY, None).await?, "b2");
+    println!("in-region failover to writable: {:?}", began.elapsed());
+    write(3).await?;
+    topology.settle().await?;
+    rows_arrive_everywhere(topology, 3).await?;
+    assert_eq!(topology.instances(SECONDARY)[0].id, "b2");
+
+    // The region is lost, goes on writing by itself, and comes back.
+    topology.lose_region(SECONDARY);
+    topology.promote(PRIMARY).await?;
+    assert_eq!(topology.writer(), "a1");
+    write(4).await?;
+    connect(&topology.direct_dsn("b2")).await?.execute("INSERT INTO written VALUES (-1)", &[]).await?;
+    topology.heal_region(SECONDARY);
+    let began = Instant::now();
+    topology.settle().await?;
+    println!("a region with a history of its own follows after {:?}", began.elapsed());
+    rows_arrive_everywhere(topology, 4).await?;
+    let a1 = connect(&topology.direct_dsn("a1")).await?;
+    let states = "SELECT application_name || ' ' || sync_state FROM pg_stat_replication ORDER BY 1";
+    let states: Vec<String> = a1.query(states, &[]).await?.iter().map(|row| row.get(0)).collect();
+    assert_eq!(states, ["a2 sync", "b2 async"], "as it was at the start");
+    lab.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vantage_that_is_cut_off_is_alone_with_that() -> Result<()> {
+    let lab = Lab::start().await?;
+    let topology = &lab.topology;
+    let public = topology.address("a1");
+    let IpAddr::V4(ip) = public.ip() else { bail!("the lab has IPv4 addresses") };
+    let [own, other] = [1, 2].map(|vantage| SocketAddr::from((seen_by(vantage, ip), public.port())));
+    topology.lose_view(1, PRIMARY);
+    assert!(timeout(HANGS, TcpStream::connect(own)).await.is_err(), "it reaches nothing there");
+    for address in [other, public] {
+        timeout(SOON, connect(&public_dsn(address))).await??;
+    }
+    topology.lose_region(PRIMARY);
+    topology.heal_view(1, PRIMARY);
+    assert!(timeout(HANGS, TcpStream::connect(own)).await.is_err(), "the region itself is lost now");
+    topology.heal_region(PRIMARY);
+    timeout(SOON, connect(&public_dsn(own))).await??;
+    lab.end().await
 }

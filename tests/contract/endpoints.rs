@@ -100,6 +100,26 @@ impl Databases for PromotedAtOnce {
         Ok(())
     }
 
+    async fn switch_over(&self, _region: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn fail_over_in_region(&self, region: &str, _to: Option<&str>) -> Result<String> {
+        Ok(format!("{region}-1"))
+    }
+
+    async fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn lost_writer(&self) -> Option<String> {
+        None
+    }
+
+    fn addresses(&self, _region: &str) -> Vec<std::net::Ipv4Addr> {
+        Vec::new()
+    }
+
     fn instances(&self, region: &str) -> Vec<(String, bool)> {
         vec![(format!("{region}-1"), region == super::behaviours::PRIMARY)]
     }

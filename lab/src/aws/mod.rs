@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 
 pub use checker::FailoverRecords;
 pub use fault::{Fault, FaultKind};
-pub use rds::{Databases, GlobalCluster, Member};
+pub use rds::{Databases, GlobalCluster, Member, Timing};
 
 use crate::dns::{RecordKind, Zones};
 use wire::{Refusal, Reply, json_reply, lock, xml_error};
@@ -61,12 +61,15 @@ pub struct AwsOptions {
     pub databases: Arc<dyn Databases>,
     /// The one global cluster.
     pub global_cluster: GlobalCluster,
+    /// How long what Aurora does takes.
+    pub timing: Timing,
 }
 
 impl AwsOptions {
     /// The defaults: account `000000000000`, changes of DNS in sync after 50 ms.
     pub fn new(zones: Zones, databases: Arc<dyn Databases>, global_cluster: GlobalCluster) -> Self {
-        Self { account: "000000000000".to_owned(), zones, dns_propagation_ms: 50, databases, global_cluster }
+        let (account, timing) = ("000000000000".to_owned(), Timing::default());
+        Self { account, zones, dns_propagation_ms: 50, databases, global_cluster, timing }
     }
 }
 
@@ -191,11 +194,6 @@ impl Aws {
         let checker = checker::follow(records, zones);
         self.front.tasks.spawn(self.front.stop.clone().run_until_cancelled_owned(checker));
         Ok(())
-    }
-
-    /// Tells RDS that the cluster of `region` replicates from the writer again.
-    pub fn rejoined(&self, region: &str) {
-        self.front.rds.rejoined(region);
     }
 
     /// Stops listening, lets go of held requests, and returns when all tasks have ended.

@@ -1,18 +1,22 @@
 //! RDS, query protocol of 2014-10-31: one Aurora global cluster over real PostgreSQL servers.
 //!
-//! `FailoverGlobalCluster` answers at once with the old writer and then promotes for real, through
-//! [`Databases`]; members flip when the new writer takes writes, and the RDS events of a failover
-//! appear on the default buses. Deliberately absent: switchover, in-region failover, and every
-//! action that makes or deletes something. What AWS does not document (which fault a repeated call
-//! gets, a call in a wrong region) is chosen here; do not code against it.
+//! `FailoverGlobalCluster`, `SwitchoverGlobalCluster` and `FailoverDBCluster` answer at once and then act for real,
+//! through [`Databases`]; members flip when the new writer takes writes, what was left behind follows it again as soon
+//! as it can be reached, and the RDS events of all that appear on the default buses. A writer that ends is replaced
+//! inside its region without being asked. Deliberately absent: every action that makes or deletes something. What AWS
+//! does not document (which fault a repeated call gets, a call in a wrong region) is chosen here; do not code against
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::ensure;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::json;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +29,30 @@ const NAMESPACE: &str = "http://rds.amazonaws.com/doc/2014-10-31/";
 const VERSION: &str = "2014-10-31";
 const ENGINE: &str = "aurora-postgresql";
 const GLOBAL_ENDPOINT_TTL_S: u32 = 1;
+const ENDPOINT_TTL_S: u32 = 1;
+
+/// Pause between two looks at the writer instances.
+const WATCH_EVERY: Duration = Duration::from_millis(50);
+
+/// How long what Aurora does takes, beyond what PostgreSQL needs for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// A move to another region.
+    pub failover: Duration,
+    /// A writer instance that has ended is noticed.
+    pub notice: Duration,
+    /// A move inside the region.
+    pub in_region: Duration,
+    /// From the moment when an old primary region can be reached until its cluster is made to follow.
+    pub resynchronize_after: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        let (none, second) = (Duration::ZERO, Duration::from_secs(1));
+        Self { failover: none, notice: Duration::from_millis(200), in_region: none, resynchronize_after: second }
+    }
+}
 
 /// The real PostgreSQL clusters.
 #[async_trait]
@@ -35,8 +63,23 @@ pub trait Databases: Send + Sync {
     /// in an event (RDS-EVENT-0390).
     async fn promote(&self, region: &str) -> anyhow::Result<()>;
 
-    /// Instances of the cluster in `region`: (instance id, is writer).
+    /// The same, without losing a write; nothing has changed when it fails before the old writer has stopped.
+    async fn switch_over(&self, region: &str) -> anyhow::Result<()>;
+
+    /// Makes another instance of the cluster in `region` its writer; answers which.
+    async fn fail_over_in_region(&self, region: &str, to: Option<&str>) -> anyhow::Result<String>;
+
+    /// Everything that can be reached follows the writer again when this returns.
+    async fn settle(&self) -> anyhow::Result<()>;
+
+    /// The region whose cluster is the writer and has no running writer instance.
+    async fn lost_writer(&self) -> Option<String>;
+
+    /// Instances of the cluster in `region`, the writer first: (instance id, is writer).
     fn instances(&self, region: &str) -> Vec<(String, bool)>;
+
+    /// Their addresses, in the same order.
+    fn addresses(&self, region: &str) -> Vec<Ipv4Addr>;
 }
 
 /// The global cluster as it is at the start.
@@ -75,6 +118,7 @@ struct Inner {
     resource_id: String,
     state: Mutex<State>,
     databases: Arc<dyn Databases>,
+    timing: Timing,
     zones: Zones,
     network: Network,
     events: Arc<EventBridge>,
@@ -86,7 +130,11 @@ struct Inner {
 struct State {
     writer: String,
     failover: Option<Failover>,
+    /// The region whose cluster is failing over inside itself.
+    failing_over: Option<String>,
     resync: BTreeSet<String>,
+    /// What makes the rest follow the writer, while it does.
+    settling: Option<AbortHandle>,
 }
 
 #[derive(Clone)]
@@ -94,6 +142,7 @@ struct Failover {
     from: String,
     to: String,
     status: &'static str,
+    planned: bool,
 }
 
 type Parameters = BTreeMap<String, String>;
@@ -110,13 +159,20 @@ impl Rds {
         ensure!(!global.members.is_empty(), "global cluster {} has no member", global.id);
         let regions: BTreeSet<_> = global.members.iter().map(|member| &member.region).collect();
         ensure!(regions.len() == global.members.len(), "global cluster {} has two members in one region", global.id);
-        let state = State { writer: global.members[0].region.clone(), failover: None, resync: BTreeSet::new() };
+        let state = State {
+            writer: global.members[0].region.clone(),
+            failover: None,
+            failing_over: None,
+            resync: BTreeSet::new(),
+            settling: None,
+        };
         let inner = Inner {
             account: options.account.clone(),
             resource_id: format!("cluster-{}", &uuid::Uuid::new_v4().simple().to_string()[..16]),
             global,
             state: Mutex::new(state),
             databases: options.databases.clone(),
+            timing: options.timing,
             zones: options.zones.clone(),
             network,
             events,
@@ -124,11 +180,13 @@ impl Rds {
             stop,
         };
         inner.point_global_endpoint(&inner.global.members[0].region)?;
-        Ok(Self(Arc::new(inner)))
-    }
-
-    pub(super) fn rejoined(&self, region: &str) {
-        lock(&self.0.state).resync.remove(region);
+        for member in &inner.global.members {
+            inner.point_cluster_endpoints(member)?;
+        }
+        let inner = Arc::new(inner);
+        let watch = Arc::clone(&inner).replace_lost_writers();
+        inner.tasks.spawn(inner.stop.clone().run_until_cancelled_owned(watch));
+        Ok(Self(inner))
     }
 
     pub(super) fn call(&self, region: &str, action: &str, body: &[u8]) -> Reply {
@@ -136,6 +194,8 @@ impl Rds {
             "DescribeGlobalClusters" => self.0.describe_global(&parameters),
             "DescribeDBClusters" => self.0.describe_clusters(region, &parameters),
             "FailoverGlobalCluster" => self.failover(region, &parameters),
+            "SwitchoverGlobalCluster" => self.switchover(region, &parameters),
+            "FailoverDBCluster" => self.fail_over_in_region(region, &parameters),
             other => {
                 let message = format!("Could not find operation {other} for version {VERSION}");
                 Err(Refusal::new("InvalidAction", message))
@@ -153,63 +213,112 @@ impl Rds {
     }
 
     fn failover(&self, region: &str, parameters: &Parameters) -> Outcome<String> {
-        let inner = &self.0;
         only(parameters, &["GlobalClusterIdentifier", "TargetDbClusterIdentifier", "AllowDataLoss", "Switchover"])?;
-        inner.check_id(required(parameters, "GlobalClusterIdentifier")?)?;
-        let target_arn = required(parameters, "TargetDbClusterIdentifier")?;
         let (lossy, switchover) = (flag(parameters, "AllowDataLoss")?, flag(parameters, "Switchover")?);
         if lossy && switchover {
             let message = "AllowDataLoss and Switchover exclude each other.";
             return Err(Refusal::new("InvalidParameterCombination", message));
         }
         if !lossy {
-            let message = "Without AllowDataLoss=true this is a switchover, which this lab does not support; call again with AllowDataLoss=true.";
-            return Err(Refusal::new("InvalidParameterCombination", message));
+            return self.switch(region, parameters);
         }
-        let members = inner.global.members.iter();
-        let target = members.clone().find(|member| inner.arn(member) == target_arn);
-        let target = target.ok_or_else(|| no_cluster(target_arn))?;
+        let target = self.0.target(parameters)?;
         if target.region != region {
             let message = format!(
-                "DBCluster {target_arn} not found in {region}: call FailoverGlobalCluster in the region of the target, {}.",
+                "DBCluster {} not found in {region}: call FailoverGlobalCluster in the region of the target, {}.",
+                self.0.arn(target),
                 target.region
             );
             return Err(Refusal::new("DBClusterNotFoundFault", message).status(404));
         }
-        if inner.databases.instances(&target.region).is_empty() {
-            let message = format!("DB cluster {target_arn} has no DB instance that could be promoted.");
-            return Err(Refusal::new("InvalidDBClusterStateFault", message));
+        self.0.begin(target, false)
+    }
+
+    fn switchover(&self, region: &str, parameters: &Parameters) -> Outcome<String> {
+        only(parameters, &["GlobalClusterIdentifier", "TargetDbClusterIdentifier"])?;
+        self.switch(region, parameters)
+    }
+
+    fn switch(&self, region: &str, parameters: &Parameters) -> Outcome<String> {
+        let target = self.0.target(parameters)?;
+        let writer = lock(&self.0.state).writer.clone();
+        if region != writer {
+            let message = format!("A switchover is asked for in the region of the primary, {writer}, not in {region}.");
+            return Err(Refusal::new("InvalidGlobalClusterStateFault", message));
         }
-        let shown = {
-            let mut state = lock(&inner.state);
-            if state.failover.is_some() {
-                let message =
-                    format!("Global cluster {} is in state failing-over; wait until it is available.", inner.global.id);
-                return Err(Refusal::new("InvalidGlobalClusterStateFault", message));
-            }
-            if state.writer == target.region {
-                let message = format!("DB cluster {target_arn} is already the primary DB cluster.");
-                return Err(Refusal::new("InvalidGlobalClusterStateFault", message));
-            }
-            state.failover =
-                Some(Failover { from: state.writer.clone(), to: target.region.clone(), status: "pending" });
-            tag("GlobalCluster", inner.global_xml(&state))
-        };
-        let promotion = {
-            let (inner, target) = (inner.clone(), target.clone());
-            async move { inner.promote(&target).await }
-        };
-        let stop = inner.stop.clone();
-        inner.tasks.spawn(stop.run_until_cancelled_owned(promotion));
-        Ok(shown)
+        self.0.begin(target, true)
+    }
+
+    fn fail_over_in_region(&self, region: &str, parameters: &Parameters) -> Outcome<String> {
+        let inner = &self.0;
+        only(parameters, &["DBClusterIdentifier", "TargetDBInstanceIdentifier"])?;
+        let member = inner.member(region, required(parameters, "DBClusterIdentifier")?)?;
+        let instance = parameters.get("TargetDBInstanceIdentifier").cloned();
+        let instances = inner.databases.instances(region);
+        let is_reader = |id: &String| instances.iter().any(|(other, writer)| other == id && !writer);
+        if instances.len() < 2 || instance.as_ref().is_some_and(|id| !is_reader(id)) {
+            let message = format!("DB cluster {} has no such instance to fail over to.", member.cluster_id);
+            return Err(Refusal::new("InvalidDBInstanceState", message));
+        }
+        inner.begin_in_region(&member.region).map_err(|message| Refusal::new("InvalidDBClusterStateFault", message))?;
+        let (inner, region) = (Arc::clone(inner), region.to_owned());
+        let work = async move { inner.in_region(&region, instance).await };
+        self.0.tasks.spawn(self.0.stop.clone().run_until_cancelled_owned(work));
+        Ok(tag("DBCluster", self.0.cluster_xml(member)))
     }
 }
 
 impl Inner {
-    async fn promote(&self, target: &Member) {
-        if let Some(failover) = &mut lock(&self.state).failover {
-            failover.status = "failing-over";
+    /// The cluster that a global call names.
+    fn target(&self, parameters: &Parameters) -> Outcome<&Member> {
+        self.check_id(required(parameters, "GlobalClusterIdentifier")?)?;
+        let arn = required(parameters, "TargetDbClusterIdentifier")?;
+        self.global.members.iter().find(|member| self.arn(member) == arn).ok_or_else(|| no_cluster(arn))
+    }
+
+    /// The writer starts to move; answers the global cluster as it is at this moment.
+    fn begin(self: &Arc<Self>, target: &Member, planned: bool) -> Outcome<String> {
+        let (id, arn) = (&self.global.id, self.arn(target));
+        if self.databases.instances(&target.region).is_empty() {
+            let message = format!("DB cluster {arn} has no DB instance that could be promoted.");
+            return Err(Refusal::new("InvalidDBClusterStateFault", message));
         }
+        let shown = {
+            let mut state = lock(&self.state);
+            let refusal = if state.failover.is_some() {
+                Some(format!("Global cluster {id} is in state failing-over; wait until it is available."))
+            } else if state.writer == target.region {
+                Some(format!("DB cluster {arn} is already the primary DB cluster."))
+            } else if planned && state.resync.contains(&target.region) {
+                Some(format!("DB cluster {arn} is not synchronized; a switchover would lose data."))
+            } else {
+                None
+            };
+            if let Some(message) = refusal {
+                return Err(Refusal::new("InvalidGlobalClusterStateFault", message));
+            }
+            if let Some(settling) = state.settling.take() {
+                settling.abort();
+            }
+            let (from, to) = (state.writer.clone(), target.region.clone());
+            state.failover = Some(Failover { from, to, status: "pending", planned });
+            tag("GlobalCluster", self.global_xml(&state))
+        };
+        let (inner, target) = (Arc::clone(self), target.clone());
+        let work = async move { if planned { inner.switch_over(&target).await } else { inner.promote(&target).await } };
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(work));
+        Ok(shown)
+    }
+
+    fn set_status(&self, status: &'static str) {
+        if let Some(failover) = &mut lock(&self.state).failover {
+            failover.status = status;
+        }
+    }
+
+    async fn promote(self: Arc<Self>, target: &Member) {
+        self.set_status("failing-over");
+        tokio::time::sleep(self.timing.failover).await;
         let place = format!("DB cluster {} in Region {}", target.cluster_id, target.region);
         if let Err(error) = self.databases.promote(&target.region).await {
             tracing::warn!(region = target.region, error = format!("{error:#}"), "promotion failed");
@@ -217,16 +326,46 @@ impl Inner {
             self.cluster_event("RDS-EVENT-0239", &format!("Global failover to {place} failed."));
             return;
         }
-        let old = {
-            let mut state = lock(&self.state);
-            let old = std::mem::replace(&mut state.writer, target.region.clone());
-            state.resync.remove(&target.region);
-            state.resync.insert(old.clone());
-            state.failover = None;
-            old
-        };
+        let old = self.moved(target);
         self.write_block_event(&old);
         self.cluster_event("RDS-EVENT-0238", &format!("Global failover to {place} completed."));
+        self.global_endpoint_follows(target);
+        self.resynchronize(&old);
+    }
+
+    async fn switch_over(self: Arc<Self>, target: &Member) {
+        let place = format!("DB cluster {} in Region {}", target.cluster_id, target.region);
+        self.set_status("switching-over");
+        self.cluster_event("RDS-EVENT-0181", &format!("Global switchover to {place} started."));
+        tokio::time::sleep(self.timing.failover).await;
+        if let Err(error) = self.databases.switch_over(&target.region).await {
+            tracing::warn!(region = target.region, error = format!("{error:#}"), "switchover failed");
+            lock(&self.state).failover = None;
+            self.cluster_event("RDS-EVENT-0187", &format!("Global switchover to {place} failed."));
+            return;
+        }
+        let old = self.moved(target);
+        let old_id = self.global.members.iter().find(|member| member.region == old).map(|member| &member.cluster_id);
+        let old_id = old_id.unwrap_or(&old);
+        let stopped = format!("Old primary DB cluster {old_id} in Region {old} successfully shut down.");
+        self.cluster_event("RDS-EVENT-0182", &stopped);
+        self.cluster_event("RDS-EVENT-0184", &format!("New primary {place} was successfully promoted."));
+        self.cluster_event("RDS-EVENT-0185", &format!("Global switchover to {place} finished."));
+        self.global_endpoint_follows(target);
+        self.resynchronize(&old);
+    }
+
+    /// The writer has moved; answers where it was.
+    fn moved(&self, target: &Member) -> String {
+        let mut state = lock(&self.state);
+        let old = std::mem::replace(&mut state.writer, target.region.clone());
+        state.resync.remove(&target.region);
+        state.resync.insert(old.clone());
+        state.failover = None;
+        old
+    }
+
+    fn global_endpoint_follows(&self, target: &Member) {
         match self.point_global_endpoint(&target.region) {
             Ok(()) => self.cluster_event(
                 "RDS-EVENT-0397",
@@ -234,6 +373,103 @@ impl Inner {
             ),
             Err(error) => tracing::error!(error = format!("{error:#}"), "the global endpoint stays"),
         }
+    }
+
+    /// What was left behind follows the new writer, as soon as it can be reached.
+    fn resynchronize(self: &Arc<Self>, old: &str) {
+        let (inner, old) = (Arc::clone(self), old.to_owned());
+        let work = async move {
+            inner.network.reachable(&old).await;
+            tokio::time::sleep(inner.timing.resynchronize_after).await;
+            let id = inner.global.members.iter().find(|member| member.region == old).map(|m| m.cluster_id.clone());
+            let of = format!("resynchronizing members of DB cluster {} in Region {old}", id.unwrap_or_default());
+            inner.cluster_event("RDS-EVENT-0240", &format!("Started {of} after global failover."));
+            match inner.databases.settle().await {
+                Ok(()) => {
+                    lock(&inner.state).resync.remove(&old);
+                    inner.cluster_event("RDS-EVENT-0241", &format!("Finished {of} after global failover."));
+                }
+                Err(error) => tracing::error!(region = old, error = format!("{error:#}"), "it does not follow again"),
+            }
+        };
+        self.settle_by(work);
+    }
+
+    fn settle_by(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let task = self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(work));
+        if let Some(earlier) = lock(&self.state).settling.replace(task.abort_handle()) {
+            earlier.abort();
+        }
+    }
+
+    /// Marks a cluster as failing over inside its region.
+    fn begin_in_region(&self, region: &str) -> Result<(), String> {
+        let mut state = lock(&self.state);
+        if state.writer != region {
+            return Err(format!("in the lab only the primary cluster fails over inside its region, not {region}'s"));
+        }
+        if state.failing_over.is_some() || state.failover.is_some() {
+            return Err("the cluster is failing over already".into());
+        }
+        state.failing_over = Some(region.to_owned());
+        Ok(())
+    }
+
+    async fn in_region(self: Arc<Self>, region: &str, instance: Option<String>) {
+        let to = self.databases.instances(region).into_iter().find(|(_, writer)| !writer);
+        let name = instance.clone().or(to.map(|(id, _)| id)).unwrap_or_default();
+        self.own_event(region, "RDS-EVENT-0073", &format!("Started cross AZ failover to DB instance: {name}."));
+        tokio::time::sleep(self.timing.in_region).await;
+        let moved = self.databases.fail_over_in_region(region, instance.as_deref()).await;
+        lock(&self.state).failing_over = None;
+        match moved {
+            Ok(to) => {
+                let member = self.global.members.iter().find(|member| member.region == region);
+                if let Some(Err(error)) = member.map(|member| self.point_cluster_endpoints(member)) {
+                    tracing::error!(error = format!("{error:#}"), "the cluster's endpoints stay");
+                }
+                self.own_event(region, "RDS-EVENT-0071", &format!("Completed failover to DB instance: {to}."));
+                let inner = Arc::clone(&self);
+                self.settle_by(async move {
+                    if let Err(error) = inner.databases.settle().await {
+                        tracing::error!(error = format!("{error:#}"), "not everything follows the new writer");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(region, error = format!("{error:#}"), "no failover inside the region");
+                self.own_event(region, "RDS-EVENT-0070", &format!("Promoting previous primary again: {name}."));
+            }
+        }
+    }
+
+    /// Aurora replaces a writer instance that has ended by another one of its cluster.
+    async fn replace_lost_writers(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            let Some(region) = self.databases.lost_writer().await else { continue };
+            if self.network.is_lost(&region) {
+                continue;
+            }
+            tokio::time::sleep(self.timing.notice).await;
+            if self.databases.lost_writer().await.as_deref() == Some(&region) && self.begin_in_region(&region).is_ok() {
+                Arc::clone(&self).in_region(&region, None).await;
+            }
+        }
+    }
+
+    /// The endpoints of a cluster lead to its writer instance, and to the others.
+    fn point_cluster_endpoints(&self, member: &Member) -> anyhow::Result<()> {
+        let addresses: Vec<String> = self.databases.addresses(&member.region).iter().map(ToString::to_string).collect();
+        let Some(writer) = addresses.first() else { return Ok(()) };
+        let readers: Vec<&str> =
+            if addresses.len() > 1 { &addresses[1..] } else { &addresses }.iter().map(String::as_str).collect();
+        for (name, values) in [(&member.endpoint, vec![writer.as_str()]), (&member.reader_endpoint, readers)] {
+            if self.zones.covers(name) {
+                self.zones.set(name, RecordKind::A, ENDPOINT_TTL_S, &values)?;
+            }
+        }
+        Ok(())
     }
 
     fn point_global_endpoint(&self, writer: &str) -> anyhow::Result<()> {
@@ -271,10 +507,21 @@ impl Inner {
 
     fn cluster_event(&self, id: &str, message: &str) {
         for member in self.reached() {
-            let kind = ("RDS DB Cluster Event", "CLUSTER");
-            let (name, arn) = (&member.cluster_id, self.arn(member));
-            self.event(&member.region, kind, &["global-failover"], id, message, name, arn);
+            self.member_event(member, "global-failover", id, message);
         }
+    }
+
+    /// An event of one region only.
+    fn own_event(&self, region: &str, id: &str, message: &str) {
+        if let Some(member) = self.reached().find(|member| member.region == region) {
+            self.member_event(member, "failover", id, message);
+        }
+    }
+
+    fn member_event(&self, member: &Member, category: &str, id: &str, message: &str) {
+        let kind = ("RDS DB Cluster Event", "CLUSTER");
+        let (name, arn) = (&member.cluster_id, self.arn(member));
+        self.event(&member.region, kind, &[category], id, message, name, arn);
     }
 
     fn reached(&self) -> impl Iterator<Item = &Member> {
@@ -317,15 +564,18 @@ impl Inner {
 
     fn describe_clusters(&self, region: &str, parameters: &Parameters) -> Outcome<String> {
         only(parameters, &["DBClusterIdentifier", "MaxRecords"])?;
-        let here = self.global.members.iter().find(|member| member.region == region);
-        let asked = parameters.get("DBClusterIdentifier");
-        let found = match (here, asked) {
-            (here, None) => here,
-            (Some(member), Some(id)) if *id == member.cluster_id || *id == self.arn(member) => here,
-            (_, Some(id)) => return Err(no_cluster(id)),
+        let found = match parameters.get("DBClusterIdentifier") {
+            None => self.global.members.iter().find(|member| member.region == region),
+            Some(id) => Some(self.member(region, id)?),
         };
         let shown = found.map(|member| tag("DBCluster", self.cluster_xml(member)));
         Ok(tag("DBClusters", shown.unwrap_or_default()))
+    }
+
+    /// The cluster in `region`, by its identifier or ARN.
+    fn member(&self, region: &str, id: &str) -> Outcome<&Member> {
+        let here = self.global.members.iter().find(|member| member.region == region);
+        here.filter(|member| id == member.cluster_id || id == self.arn(member)).ok_or_else(|| no_cluster(id))
     }
 
     fn check_id(&self, id: &str) -> Outcome<()> {
@@ -355,10 +605,14 @@ impl Inner {
                 text("Status", failover.status)
                     + &text("FromDbClusterArn", self.arn_in(&failover.from))
                     + &text("ToDbClusterArn", self.arn_in(&failover.to))
-                    + &text("IsDataLossAllowed", true),
+                    + &text("IsDataLossAllowed", !failover.planned),
             )
         });
-        let status = if failover.is_some() { "failing-over" } else { "available" };
+        let status = match &state.failover {
+            Some(failover) if failover.planned => "switching-over",
+            Some(_) => "failing-over",
+            None => "available",
+        };
         let arn = format!("arn:aws:rds::{}:global-cluster:{}", self.account, global.id);
         text("GlobalClusterIdentifier", &global.id)
             + &text("GlobalClusterResourceId", &self.resource_id)
@@ -392,7 +646,13 @@ impl Inner {
 
     fn cluster_xml(&self, member: &Member) -> String {
         let state = lock(&self.state);
-        let promoting = state.failover.as_ref().is_some_and(|failover| failover.to == member.region);
+        let status = if state.failing_over.as_ref() == Some(&member.region) {
+            "failing-over"
+        } else if state.failover.as_ref().is_some_and(|failover| failover.to == member.region) {
+            "promoting"
+        } else {
+            "available"
+        };
         let source =
             (member.region != state.writer).then(|| text("ReplicationSourceIdentifier", self.arn_in(&state.writer)));
         drop(state);
@@ -407,7 +667,7 @@ impl Inner {
             .collect();
         text("DBClusterIdentifier", &member.cluster_id)
             + &text("DBClusterArn", self.arn(member))
-            + &text("Status", if promoting { "promoting" } else { "available" })
+            + &text("Status", status)
             + &text("Endpoint", &member.endpoint)
             + &text("ReaderEndpoint", &member.reader_endpoint)
             + &text("Port", member.port)

@@ -5,4 +5,4 @@ mod node;
 mod topology;
 
 pub use binaries::Binaries;
-pub use topology::{Instance, Topology, TopologyOptions};
+pub use topology::{Instance, Topology, TopologyOptions, seen_by};

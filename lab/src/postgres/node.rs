@@ -1,13 +1,14 @@
 //! One PostgreSQL server: made from a template, started, asked, ended.
 
 use super::binaries::{Binaries, cache_dir};
-use crate::reaper::Reaper;
+use crate::reaper::{self, Reaper};
 use anyhow::{Context as _, Result, bail};
 use md5::{Digest as _, Md5};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio_postgres::{Client, NoTls};
@@ -155,29 +156,91 @@ pub(super) async fn template(
     Ok(ready)
 }
 
-/// Copies a template; a `standby` follows whatever its settings name.
-pub(super) async fn copy(template: &Path, data: &Path, standby: bool, run_as: Option<RunAs>) -> Result<()> {
-    let copied = command(Path::new("cp"), None).arg("-a").arg(template).arg(data).output().await?;
-    if !copied.status.success() {
-        bail!("copying the template failed: {}", String::from_utf8_lossy(&copied.stderr).trim());
+/// How servers are started.
+pub(super) struct Launcher {
+    pub(super) binaries: Binaries,
+    pub(super) reaper: Arc<Reaper>,
+    pub(super) run_as: Option<RunAs>,
+    pub(super) dir: PathBuf,
+}
+
+impl Launcher {
+    fn data(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
-    if standby {
-        let signal = data.join("standby.signal");
+
+    /// Copies a template; a `standby` follows whatever its settings name.
+    pub(super) async fn copy(&self, template: &Path, name: &str, standby: bool) -> Result<()> {
+        let copied = command(Path::new("cp"), None).arg("-a").arg(template).arg(self.data(name)).output().await?;
+        if !copied.status.success() {
+            bail!("copying the template failed: {}", String::from_utf8_lossy(&copied.stderr).trim());
+        }
+        if standby { self.make_standby(name) } else { Ok(()) }
+    }
+
+    fn make_standby(&self, name: &str) -> Result<()> {
+        let signal = self.data(name).join("standby.signal");
         fs::write(&signal, "")?;
-        own(&signal, run_as)?;
+        own(&signal, self.run_as)
     }
-    Ok(())
+
+    /// Makes the data of a server that has ended a standby of the server at `source`, whatever it wrote by itself.
+    pub(super) async fn rewind(&self, name: &str, source: u16) -> Result<()> {
+        let data = self.data(name);
+        let rewound = command(&self.binaries.program("pg_rewind"), self.run_as)
+            .args(["--no-sync", "--source-server"])
+            .arg(format!("host=127.0.0.1 port={source} user=postgres dbname=postgres"))
+            .arg("--target-pgdata")
+            .arg(&data)
+            .kill_on_drop(true)
+            .output();
+        let rewound = rewound.await.context("running pg_rewind")?;
+        if !rewound.status.success() {
+            tracing::debug!(node = name, why = %String::from_utf8_lossy(&rewound.stderr).trim(), "copied anew, not rewound");
+            self.copy_anew(name, source).await?;
+        }
+        // The source's, perhaps.
+        let _not_there = fs::remove_file(data.join("postgresql.auto.conf"));
+        self.make_standby(name)
+    }
+
+    /// A fresh base backup.
+    async fn copy_anew(&self, name: &str, source: u16) -> Result<()> {
+        let data = self.data(name);
+        fs::remove_dir_all(&data).with_context(|| format!("removing {}", data.display()))?;
+        let copied = command(&self.binaries.program("pg_basebackup"), self.run_as)
+            .args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--host=127.0.0.1", "--username=postgres"])
+            .arg(format!("--port={source}"))
+            .arg("--pgdata")
+            .arg(&data)
+            .kill_on_drop(true)
+            .output();
+        let copied = copied.await.context("running pg_basebackup")?;
+        if !copied.status.success() {
+            bail!("pg_basebackup failed: {}", String::from_utf8_lossy(&copied.stderr).trim());
+        }
+        Ok(())
+    }
+
+    /// Starts a server on a free port, with more settings, and waits until it answers.
+    pub(super) async fn start(&self, name: &str, settings: &str) -> Result<Node> {
+        let log = self.dir.with_file_name(format!("postgres-{name}.log"));
+        Node::start(&self.binaries, &self.reaper, self.run_as, name, &self.data(name), &log, settings).await
+    }
 }
 
 /// A running server.
 pub(super) struct Node {
     port: u16,
     child: Child,
+    data: PathBuf,
+    /// Settings of every server, and its port.
+    common: String,
 }
 
 impl Node {
     /// Starts the server in `data` on a free port, with more settings, and waits until it answers.
-    pub(super) async fn start(
+    async fn start(
         binaries: &Binaries,
         reaper: &Reaper,
         run_as: Option<RunAs>,
@@ -192,8 +255,9 @@ impl Node {
         loop {
             tries += 1;
             let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            fs::write(data.join("postgresql.conf"), format!("{SETTINGS}{io}port = {port}\n{settings}"))?;
-            let file = fs::File::create(log)?;
+            let common = format!("{SETTINGS}{io}port = {port}\n");
+            fs::write(data.join("postgresql.conf"), format!("{common}{settings}"))?;
+            let file = fs::File::options().create(true).append(true).open(log)?;
             let child = command(&binaries.program("postgres"), run_as)
                 .arg("-D")
                 .arg(data)
@@ -204,7 +268,7 @@ impl Node {
                 .spawn()
                 .with_context(|| format!("starting PostgreSQL {name}"))?;
             reaper.register(child.id().context("it has just been started")?)?;
-            let mut node = Self { port, child };
+            let mut node = Self { port, child, data: data.into(), common };
             let Err(error) = node.ready(data).await else { return Ok(node) };
             let text = fs::read_to_string(log).unwrap_or_default();
             if tries < PORT_TRIES_MAX && text.contains("Address already in use") {
@@ -213,6 +277,40 @@ impl Node {
             let lines: Vec<&str> = text.lines().collect();
             let last = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");
             bail!("PostgreSQL {name} did not start: {error:#}; the end of its log {}:\n{last}", log.display());
+        }
+    }
+
+    /// Other settings, without a restart.
+    pub(super) fn configure(&self, settings: &str) -> Result<()> {
+        fs::write(self.data.join("postgresql.conf"), format!("{}{settings}", self.common))?;
+        self.signal(rustix::process::Signal::HUP);
+        Ok(())
+    }
+
+    /// Does the server's process run?
+    pub(super) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Ends it and everything that it started, at once, also when it hangs.
+    pub(super) async fn kill(&mut self) {
+        self.signal_all(rustix::process::Signal::KILL);
+        let _ended = self.child.wait().await;
+    }
+
+    /// Stops all of its processes; the kernel goes on accepting connections for it.
+    pub(super) fn hang(&self) {
+        self.signal_all(rustix::process::Signal::STOP);
+    }
+
+    /// They go on.
+    pub(super) fn unhang(&self) {
+        self.signal_all(rustix::process::Signal::CONT);
+    }
+
+    fn signal_all(&self, signal: rustix::process::Signal) {
+        if let Some(pid) = self.child.id() {
+            reaper::kill(&reaper::with_descendants(&[pid].into()), signal);
         }
     }
 

@@ -1,21 +1,23 @@
-//! The servers and their replication: `a1` writer and `a2` reader in the primary region, `b1` in the other.
+//! The servers and their replication: `a1` and `a2` in the first region, `b1` and `b2` in the second, in two zones each.
 //!
-//! `a2` is synchronous and `b1` is not, as Aurora's storage behaves: inside a region nothing acknowledged is lost,
-//! between regions the lag is. Clients and replication between regions go through links, so that a region can be
-//! lost; the lab's own hands use the servers' hidden ports, past all faults.
+//! Each region's cluster has a head: the writer in the primary region; in the other one the replica that follows it
+//! across the ocean. The second server follows its head: synchronously behind a writer, as Aurora's storage behaves,
+//! so that inside a region nothing acknowledged is lost; between regions the lag is. Clients, vantages and replication
+//! between regions go through links, so that a region or a view can be lost; the lab's own hands use the servers'
+//! hidden ports, past all faults.
 
 use super::binaries::Binaries;
-use super::node::{self, Node, RunAs};
+use super::node::{self, Launcher, Node, RunAs};
 use crate::aws::Databases;
 use crate::link::{Link, bind_same_port};
 use crate::reaper::Reaper;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -30,8 +32,11 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(1);
 /// Longest silence of a replication connection, also in connecting: after it a new one is tried.
 const REPLICATION_SILENCE_MAX_MS: u64 = 3_000;
 
-/// Longest time for replication to catch up at the start.
+/// Longest time for replication to catch up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(60);
+
+/// Pause between two looks at replication.
+const CATCH_UP_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Pause between two looks at a promotion.
 const PROMOTION_LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -42,8 +47,14 @@ const PROMOTION_RESEND_AFTER: Duration = Duration::from_millis(500);
 /// Longest time for a promotion.
 const PROMOTION_MAX: Duration = Duration::from_secs(30);
 
-/// Longest time for fencing an old writer; a promotion never waits longer for it.
-const FENCE_MAX: Duration = Duration::from_secs(1);
+/// A follower that can follow by itself does so within this time.
+const FOLLOWS_SOON: Duration = Duration::from_secs(2);
+
+/// Longest time for a server to stop in good order.
+const STOP_MAX: Duration = Duration::from_secs(3);
+
+/// Servers, with the zone's letter. The first letter of the name is the region's.
+const NODES: [(&str, &str); 4] = [("a1", "a"), ("a2", "b"), ("b1", "a"), ("b2", "b")];
 
 /// How to start.
 #[derive(Debug, Clone)]
@@ -52,10 +63,19 @@ pub struct TopologyOptions {
     pub dir: PathBuf,
     /// Region of `a1` and `a2`.
     pub primary_region: String,
-    /// Region of `b1`.
+    /// Region of `b1` and `b2`.
     pub secondary_region: String,
     /// The application's database.
     pub database: String,
+    /// Region of each vantage; each has addresses of its own for every server, see [`seen_by`].
+    pub vantage_regions: Vec<String>,
+}
+
+/// The address of a server as a vantage sees it (1, 2, …), from its public one.
+#[must_use]
+pub fn seen_by(vantage: usize, address: Ipv4Addr) -> Ipv4Addr {
+    let [a, b, _, d] = address.octets();
+    Ipv4Addr::new(a, b, u8::try_from(vantage).expect("a few vantages"), d)
 }
 
 /// One server, as AWS would describe it.
@@ -69,14 +89,37 @@ pub struct Instance {
     pub zone: String,
 }
 
+/// A link, and what cuts it.
+struct Path {
+    regions: Vec<String>,
+    /// The vantage that it belongs to, from 1.
+    vantage: usize,
+    /// The server that it leads to; for replication the head of the region of this name.
+    to: String,
+    link: Link,
+}
+
+/// What is cut.
+#[derive(Default)]
+struct Cuts {
+    regions: BTreeSet<String>,
+    /// Vantages that reach no server in a region.
+    views: BTreeSet<(usize, String)>,
+}
+
 /// The running servers.
 pub struct Topology {
     options: TopologyOptions,
     port: u16,
+    launcher: Launcher,
     nodes: tokio::sync::Mutex<BTreeMap<&'static str, Node>>,
-    dsns: BTreeMap<&'static str, String>,
-    links: Vec<(Vec<String>, Link)>,
-    lost: Mutex<BTreeSet<String>>,
+    /// Hidden port of each server.
+    ports: Arc<Mutex<BTreeMap<&'static str, u16>>>,
+    heads: Mutex<BTreeMap<String, &'static str>>,
+    /// Servers that follow and have caught up.
+    following: Mutex<BTreeSet<&'static str>>,
+    paths: Vec<Path>,
+    cuts: Mutex<Cuts>,
     writer: watch::Sender<&'static str>,
     heartbeat: JoinHandle<()>,
 }
@@ -87,9 +130,10 @@ impl Drop for Topology {
     }
 }
 
-/// Public address per node.
-const ADDRESSES: [(&str, Ipv4Addr); 3] =
-    [("a1", Ipv4Addr::new(127, 10, 0, 1)), ("a2", Ipv4Addr::new(127, 10, 0, 2)), ("b1", Ipv4Addr::new(127, 20, 0, 1))];
+fn public_ip(node: &str) -> Ipv4Addr {
+    let [region, number] = node.as_bytes() else { panic!("{node} is no server") };
+    Ipv4Addr::new(127, if *region == b'a' { 10 } else { 20 }, 0, number - b'0')
+}
 
 impl Topology {
     /// Starts all servers and waits until replication has caught up.
@@ -98,7 +142,7 @@ impl Topology {
     /// Which server did not start, with the end of its log.
     pub async fn start(
         binaries: &Binaries,
-        reaper: &Reaper,
+        reaper: &Arc<Reaper>,
         options: TopologyOptions,
         progress: impl Fn(&str),
     ) -> Result<Self> {
@@ -107,49 +151,37 @@ impl Topology {
         node::own(&options.dir, run_as)?;
         progress(&format!("preparing PostgreSQL {}", binaries.version));
         let template = node::template(binaries, reaper, run_as, &options.database).await?;
-        progress("starting the writer, its reader and the other region's replica");
-        let region =
-            |node: &str| if node.starts_with('a') { &options.primary_region } else { &options.secondary_region };
-        let start = async |name: &'static str, more: String| {
-            let data = options.dir.join(name);
-            node::copy(&template, &data, name != "a1", run_as).await?;
-            let settings = format!("lab.region = '{}'\n{more}", region(name));
-            let log = options.dir.with_file_name(format!("postgres-{name}.log"));
-            Node::start(binaries, reaper, run_as, name, &data, &log, &settings).await
-        };
-        let follow = |name: &str, port: u16| {
-            // `connect_timeout` is not obeyed here; without a limit a connection attempt into a lost region is
-            // repeated by the kernel ever more rarely, and goes on long after the region has returned.
-            let silence = REPLICATION_SILENCE_MAX_MS;
-            format!(
-                "primary_conninfo = 'host=127.0.0.1 port={port} user=postgres application_name={name} \
-                 tcp_user_timeout={silence}'\n"
-            )
-        };
+        progress("starting the writer, its reader and the other region's replicas");
+        let dir = options.dir.clone();
+        let launcher = Launcher { binaries: binaries.clone(), reaper: Arc::clone(reaper), run_as, dir };
 
-        let a1 = start("a1", "synchronous_standby_names = 'FIRST 1 (a2)'\n".into()).await?;
-        let target = |node: &Node| SocketAddr::from(([127, 0, 0, 1], node.port()));
-        let wal = Link::open("wal a1 to b1", std::net::TcpListener::bind("127.0.0.1:0")?, target(&a1))?;
-        let (a2, b1) = tokio::join!(start("a2", follow("a2", a1.port())), start("b1", follow("b1", wal.addr().port())));
-        let (a2, b1) = (a2?, b1?);
-        for replica in [&a2, &b1] {
-            caught_up(&a1, replica, &options.database).await?;
-        }
-
-        let ips: Vec<IpAddr> = ADDRESSES.iter().map(|(_, ip)| IpAddr::from(*ip)).collect();
-        let listeners = bind_same_port(&ips)?;
-        let port = listeners[0].local_addr()?.port();
-        let both = vec![options.primary_region.clone(), options.secondary_region.clone()];
-        let mut links = vec![(both, wal)];
-        for ((name, _), (listener, node)) in ADDRESSES.iter().zip(listeners.into_iter().zip([&a1, &a2, &b1])) {
-            links
-                .push((vec![region(name).clone()], Link::open(&format!("clients to {name}"), listener, target(node))?));
-        }
-        let nodes = BTreeMap::from([("a1", a1), ("a2", a2), ("b1", b1)]);
-        let dsns: BTreeMap<_, _> = nodes.iter().map(|(name, node)| (*name, node.dsn(&options.database))).collect();
+        let (port, paths) = links(&options)?;
+        let heads = [(options.primary_region.clone(), "a1"), (options.secondary_region.clone(), "b1")];
+        let ports: Arc<Mutex<BTreeMap<&'static str, u16>>> = Arc::default();
         let writer = watch::Sender::new("a1");
-        let heartbeat = tokio::spawn(beat(writer.subscribe(), dsns.clone()));
-        Ok(Self { options, port, nodes: nodes.into(), dsns, links, lost: Mutex::default(), writer, heartbeat })
+        let heartbeat = tokio::spawn(beat(writer.subscribe(), Arc::clone(&ports), options.database.clone()));
+        let topology = Self {
+            options,
+            port,
+            launcher,
+            nodes: tokio::sync::Mutex::default(),
+            ports,
+            heads: Mutex::new(heads.into()),
+            following: Mutex::new(["a2", "b1", "b2"].into()),
+            paths,
+            cuts: Mutex::default(),
+            writer,
+            heartbeat,
+        };
+        let copies = NODES.map(|(name, _)| topology.launcher.copy(&template, name, name != "a1"));
+        futures::future::try_join_all(copies).await?;
+        topology.launch("a1").await?;
+        tokio::try_join!(topology.launch("a2"), topology.launch("b1"))?;
+        topology.launch("b2").await?;
+        for name in ["a2", "b1", "b2"] {
+            topology.caught_up(name).await?;
+        }
+        Ok(topology)
     }
 
     /// The port of every public address.
@@ -164,8 +196,7 @@ impl Topology {
     /// When there is no such node.
     #[must_use]
     pub fn address(&self, node: &str) -> SocketAddr {
-        let (_, ip) = ADDRESSES.iter().find(|(name, _)| *name == node).expect("a1, a2 or b1");
-        SocketAddr::from((*ip, self.port))
+        SocketAddr::from((public_ip(node), self.port))
     }
 
     /// How to reach a node past all faults, as superuser.
@@ -174,39 +205,92 @@ impl Topology {
     /// When there is no such node.
     #[must_use]
     pub fn direct_dsn(&self, node: &str) -> String {
-        self.dsns.get(node).expect("a1, a2 or b1").clone()
+        dsn(self.port_of(node), &self.options.database)
+    }
+
+    /// The server that is the writer, as far as the lab knows.
+    #[must_use]
+    pub fn writer(&self) -> &'static str {
+        *self.writer.borrow()
     }
 
     /// Packets from and to the region vanish from now on.
     pub fn lose_region(&self, region: &str) {
-        self.lost.lock().expect("no panic while it is held").insert(region.into());
-        let touched = self.links.iter().filter(|(regions, _)| regions.iter().any(|of| of == region));
-        Link::cut_all(touched.map(|(_, link)| link));
+        self.cut(|cuts| cuts.regions.insert(region.into()));
     }
 
     /// Packets flow again, except to regions that are still lost.
     pub fn heal_region(&self, region: &str) {
-        let mut lost = self.lost.lock().expect("no panic while it is held");
-        lost.remove(region);
-        let whole = self.links.iter().filter(|(regions, _)| !regions.iter().any(|of| lost.contains(of)));
-        whole.for_each(|(_, link)| link.heal());
+        self.cut(|cuts| cuts.regions.remove(region));
     }
 
-    /// Instances of the cluster in `region`.
+    /// A vantage (1, 2, …) reaches no server of the region from now on; everybody else does.
+    pub fn lose_view(&self, vantage: usize, region: &str) {
+        self.cut(|cuts| cuts.views.insert((vantage, region.into())));
+    }
+
+    /// It does again.
+    pub fn heal_view(&self, vantage: usize, region: &str) {
+        self.cut(|cuts| cuts.views.remove(&(vantage, region.into())));
+    }
+
+    fn cut(&self, change: impl FnOnce(&mut Cuts) -> bool) {
+        let mut cuts = self.cuts.lock().expect("no panic while it is held");
+        if !change(&mut cuts) {
+            return;
+        }
+        let is_cut = |path: &&Path| {
+            path.regions
+                .iter()
+                .any(|region| cuts.regions.contains(region) || cuts.views.contains(&(path.vantage, region.clone())))
+        };
+        let (cut, whole): (Vec<&Path>, Vec<&Path>) = self.paths.iter().partition(is_cut);
+        Link::cut_all(cut.iter().map(|path| &path.link));
+        whole.iter().for_each(|path| path.link.heal());
+    }
+
+    /// Kills a server, as by the loss of its host.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn crash(&self, node: &str) -> Result<()> {
+        self.following.lock().expect("no panic while it is held").remove(node);
+        let mut nodes = self.nodes.lock().await;
+        nodes.get_mut(node).with_context(|| format!("{node} is no server"))?.kill().await;
+        Ok(())
+    }
+
+    /// Stops all processes of a server: it accepts connections and says nothing.
+    ///
+    /// # Errors
+    /// When there is no such server.
+    pub async fn hang(&self, node: &str) -> Result<()> {
+        self.nodes.lock().await.get(node).with_context(|| format!("{node} is no server"))?.hang();
+        Ok(())
+    }
+
+    /// They go on.
+    ///
+    /// # Errors
+    /// When there is no such server.
+    pub async fn unhang(&self, node: &str) -> Result<()> {
+        self.nodes.lock().await.get(node).with_context(|| format!("{node} is no server"))?.unhang();
+        Ok(())
+    }
+
+    /// Instances of the cluster in `region`, its head first.
     #[must_use]
     pub fn instances(&self, region: &str) -> Vec<Instance> {
-        let names: &[&str] = if region == self.options.primary_region {
-            &["a1", "a2"]
-        } else if region == self.options.secondary_region {
-            &["b1"]
-        } else {
-            &[]
+        let head = self.head(region).ok();
+        let here = NODES.iter().filter(|(name, _)| self.region_of(name) == region);
+        let instance = |(name, zone): &(&'static str, &str)| Instance {
+            id: (*name).to_owned(),
+            is_writer: Some(*name) == head,
+            zone: format!("{region}{zone}"),
         };
-        let zones = ["a", "b"].iter().map(|letter| format!("{region}{letter}"));
-        // A region's cluster has a writer instance of its own, which is read-only while the region is secondary.
-        let instance =
-            |(name, zone): (&&str, String)| Instance { id: (*name).to_owned(), is_writer: *name == names[0], zone };
-        names.iter().zip(zones).map(instance).collect()
+        let mut instances: Vec<Instance> = here.map(instance).collect();
+        instances.sort_by_key(|instance| !instance.is_writer);
+        instances
     }
 
     /// Ends all servers at once; their data is not needed any more.
@@ -226,31 +310,81 @@ impl Topology {
         fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))
     }
 
-    /// Writers of regions that can be reached must take no more writes: RDS-EVENT-0390 says so.
-    async fn fence_others(&self, region: &str) {
-        for other in [&self.options.primary_region, &self.options.secondary_region] {
-            let lost = self.lost.lock().expect("no panic while it is held").contains(other);
-            let Some(name) = self.node_of(other).ok().filter(|_| !lost && other != region) else { continue };
-            let fenced = async {
-                let session = self.session(name).await?;
-                session.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on").await?;
-                session.batch_execute("SELECT pg_reload_conf()").await?;
-                anyhow::Ok(())
-            };
-            if !matches!(tokio::time::timeout(FENCE_MAX, fenced).await, Ok(Ok(()))) {
-                tracing::warn!(node = name, "the old writer was not fenced");
+    // ---- who is what -----------------------------------------------------------------------------------------
+
+    fn region_of(&self, node: &str) -> &str {
+        if node.starts_with('a') { &self.options.primary_region } else { &self.options.secondary_region }
+    }
+
+    fn head(&self, region: &str) -> Result<&'static str> {
+        let heads = self.heads.lock().expect("no panic while it is held");
+        heads.get(region).copied().with_context(|| format!("the lab has no databases in {region}"))
+    }
+
+    /// The other server of the same region.
+    fn partner(&self, node: &str) -> &'static str {
+        let partner = NODES.iter().find(|(name, _)| name[..1] == node[..1] && *name != node);
+        partner.expect("two servers per region").0
+    }
+
+    fn port_of(&self, node: &str) -> u16 {
+        *self.ports.lock().expect("no panic while it is held").get(node).expect("a server that was started")
+    }
+
+    /// The settings that make a server what it is now.
+    fn settings(&self, node: &str) -> Result<String> {
+        let region = self.region_of(node);
+        let (head, writer) = (self.head(region)?, self.writer());
+        let upstream = if node == writer {
+            None
+        } else if node == head {
+            let to = self.region_of(writer);
+            let path = self.paths.iter().find(|path| path.to == to && path.regions[0] == region);
+            Some(path.context("a link between the regions")?.link.addr().port())
+        } else {
+            Some(self.port_of(head))
+        };
+        let partner = self.partner(node);
+        let follows = self.following.lock().expect("no panic while it is held").contains(partner);
+        let reader = Some(partner).filter(|_| node == writer && follows);
+        // `connect_timeout` is not obeyed here; without a limit a connection attempt into a lost region is repeated
+        // by the kernel ever more rarely, and goes on long after the region has returned.
+        let follow = upstream.map(|port| {
+            format!(
+                "primary_conninfo = 'host=127.0.0.1 port={port} user=postgres application_name={node} \
+                 tcp_user_timeout={REPLICATION_SILENCE_MAX_MS}'\n"
+            )
+        });
+        let synchronous = reader.map(|reader| format!("synchronous_standby_names = 'FIRST 1 ({reader})'\n"));
+        Ok(format!("lab.region = '{region}'\n{}{}", follow.unwrap_or_default(), synchronous.unwrap_or_default()))
+    }
+
+    // ---- acts ------------------------------------------------------------------------------------------------
+
+    /// Starts a server from the data that is there, and points the links at it.
+    async fn launch(&self, node: &'static str) -> Result<()> {
+        let started = self.launcher.start(node, &self.settings(node)?).await?;
+        self.ports.lock().expect("no panic while it is held").insert(node, started.port());
+        self.nodes.lock().await.insert(node, started);
+        self.point_links();
+        Ok(())
+    }
+
+    /// Every link leads to where its server, or its region's head, is now.
+    fn point_links(&self) {
+        let ports = self.ports.lock().expect("no panic while it is held").clone();
+        for path in &self.paths {
+            let head = self.head(&path.to).ok();
+            if let Some(port) = ports.get(head.unwrap_or(&path.to)) {
+                path.link.retarget(SocketAddr::from(([127, 0, 0, 1], *port)));
             }
         }
     }
 
-    fn node_of(&self, region: &str) -> Result<&'static str> {
-        if region == self.options.secondary_region {
-            Ok("b1")
-        } else if region == self.options.primary_region {
-            Ok("a1")
-        } else {
-            bail!("the lab has no databases in {region}")
-        }
+    /// Tells a running server what it is now.
+    async fn configure(&self, node: &str) -> Result<()> {
+        let settings = self.settings(node)?;
+        self.nodes.lock().await.get(node).with_context(|| format!("{node} is no server"))?.configure(&settings)
     }
 
     async fn session(&self, node: &str) -> Result<Client> {
@@ -259,76 +393,225 @@ impl Topology {
 
     /// Gives the session on the new writer.
     async fn promote_node(&self, name: &str) -> Result<Client> {
-        let session = self.session(name).await.with_context(|| format!("reaching {name}"))?;
-        let mut sent: Option<Instant> = None;
-        while session.query_one("SELECT pg_is_in_recovery()", &[]).await?.get(0) {
-            if sent.is_none_or(|at| at.elapsed() > PROMOTION_RESEND_AFTER) {
-                session.execute("SELECT pg_promote(false)", &[]).await?;
-                sent = Some(Instant::now());
+        let promoted = async {
+            let session = self.session(name).await.with_context(|| format!("reaching {name}"))?;
+            let mut sent: Option<Instant> = None;
+            while session.query_one("SELECT pg_is_in_recovery()", &[]).await?.get(0) {
+                if sent.is_none_or(|at| at.elapsed() > PROMOTION_RESEND_AFTER) {
+                    session.execute("SELECT pg_promote(false)", &[]).await?;
+                    sent = Some(Instant::now());
+                }
+                tokio::time::sleep(PROMOTION_LOOK_EVERY).await;
             }
-            tokio::time::sleep(PROMOTION_LOOK_EVERY).await;
-        }
-        Ok(session)
+            anyhow::Ok(session)
+        };
+        let promoted = tokio::time::timeout(PROMOTION_MAX, promoted).await;
+        promoted.with_context(|| format!("{name} is not a writer after {PROMOTION_MAX:?}"))?
     }
+
+    /// The head of `region` becomes the writer.
+    async fn make_writer(&self, region: &str) -> Result<()> {
+        let head = self.head(region)?;
+        let session = self.promote_node(head).await?;
+        self.following.lock().expect("no panic while it is held").clear();
+        self.writer.send_replace(head);
+        self.configure(head).await?;
+        // Rewinding needs a checkpoint on the new timeline; nobody waits for it.
+        tokio::spawn(async move { session.batch_execute("CHECKPOINT").await });
+        Ok(())
+    }
+
+    /// Makes a server that has ended, or shall end, a follower of whom it has to follow.
+    async fn rebuild(&self, node: &'static str) -> Result<()> {
+        if let Some(running) = self.nodes.lock().await.get_mut(node) {
+            running.kill().await;
+        }
+        let writer = self.writer();
+        self.session(writer).await?.batch_execute("CHECKPOINT").await?;
+        self.launcher.rewind(node, self.port_of(writer)).await?;
+        self.launch(node).await?;
+        self.caught_up(node).await
+    }
+
+    /// Replication is proven by positions, not by a status word.
+    async fn caught_up(&self, node: &'static str) -> Result<()> {
+        let (source, replica) = (self.session(self.writer()).await?, self.session(node).await?);
+        let asked = "SELECT pg_current_wal_lsn()::text, timeline_id FROM pg_control_checkpoint()";
+        let row = source.query_one(asked, &[]).await?;
+        let (at, timeline): (String, i32) = (row.get(0), row.get(1));
+        let began = Instant::now();
+        let reached = "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false) AND EXISTS
+            (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND received_tli >= $2)";
+        while !replica.query_one(reached, &[&at, &timeline]).await?.get::<_, bool>(0) {
+            ensure!(began.elapsed() < CATCH_UP_MAX, "{node} did not catch up within {CATCH_UP_MAX:?}");
+            tokio::time::sleep(CATCH_UP_LOOK_EVERY).await;
+        }
+        self.following.lock().expect("no panic while it is held").insert(node);
+        Ok(())
+    }
+
+    /// Does it follow the writer's timeline by itself?
+    async fn follows_soon(&self, node: &'static str) -> bool {
+        let follows = async {
+            let in_recovery = self.session(node).await?.query_one("SELECT pg_is_in_recovery()", &[]).await?.get(0);
+            if in_recovery { self.caught_up(node).await.map(|()| true) } else { Ok(false) }
+        };
+        matches!(tokio::time::timeout(FOLLOWS_SOON, follows).await, Ok(Ok(true)))
+    }
+
+    /// Ends a server, in good order if it can; whether it could.
+    async fn end(&self, node: &str) -> Result<bool> {
+        let mut nodes = self.nodes.lock().await;
+        let node = nodes.get_mut(node).with_context(|| format!("{node} is no server"))?;
+        if !node.is_alive() {
+            return Ok(false);
+        }
+        let stopped = tokio::time::timeout(STOP_MAX, node.stop(&self.launcher.reaper)).await;
+        let in_order = matches!(stopped, Ok(Ok(())));
+        if !in_order {
+            node.kill().await;
+        }
+        Ok(in_order)
+    }
+
+    fn is_lost(&self, region: &str) -> bool {
+        self.cuts.lock().expect("no panic while it is held").regions.contains(region)
+    }
+}
+
+/// Public addresses and replication between the regions; none leads anywhere yet.
+fn links(options: &TopologyOptions) -> Result<(u16, Vec<Path>)> {
+    let region = |node: &str| if node.starts_with('a') { &options.primary_region } else { &options.secondary_region };
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+    let mut doors = Vec::new();
+    for vantage in 0..=options.vantage_regions.len() {
+        for (node, _) in NODES {
+            doors.push((vantage, node, IpAddr::from(seen_by(vantage, public_ip(node)))));
+        }
+    }
+    let ips: Vec<IpAddr> = doors.iter().map(|(_, _, ip)| *ip).collect();
+    let listeners = bind_same_port(&ips)?;
+    let port = listeners[0].local_addr()?.port();
+    let mut paths = Vec::new();
+    for ((vantage, node, _), listener) in doors.into_iter().zip(listeners) {
+        let link = Link::open(&format!("{vantage} to {node}"), listener, nowhere)?;
+        let own = vantage.checked_sub(1).map(|index| options.vantage_regions[index].clone());
+        let regions = [Some(region(node).clone()), own].into_iter().flatten().collect();
+        paths.push(Path { regions, vantage, to: node.into(), link });
+    }
+    let (a, b) = (&options.primary_region, &options.secondary_region);
+    for (from, to) in [(a, b), (b, a)] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let link = Link::open(&format!("WAL from {to} to {from}"), listener, nowhere)?;
+        paths.push(Path { regions: vec![from.clone(), to.clone()], vantage: 0, to: to.clone(), link });
+    }
+    Ok((port, paths))
+}
+
+fn dsn(port: u16, database: &str) -> String {
+    format!("host=127.0.0.1 port={port} user=postgres dbname={database} connect_timeout=2")
 }
 
 #[async_trait]
 impl Databases for Topology {
     async fn promote(&self, region: &str) -> Result<()> {
-        let name = self.node_of(region)?;
-        let promoted = tokio::time::timeout(PROMOTION_MAX, self.promote_node(name)).await;
-        let session = promoted.with_context(|| format!("{name} is not a writer after {PROMOTION_MAX:?}"))??;
-        self.writer.send_replace(name);
-        self.fence_others(region).await;
-        // Later rewinds need a checkpoint on the new timeline; nobody waits for it.
-        tokio::spawn(async move { session.batch_execute("CHECKPOINT").await });
+        let old = self.writer();
+        self.make_writer(region).await?;
+        // A region that can be reached takes no more writes from here on; one that cannot goes on by itself.
+        if !self.is_lost(self.region_of(old)) {
+            self.crash(old).await?;
+        }
         Ok(())
+    }
+
+    async fn switch_over(&self, region: &str) -> Result<()> {
+        let (old, new) = (self.writer(), self.head(region)?);
+        ensure!(!self.is_lost(region) && !self.is_lost(self.region_of(old)), "a region cannot be reached");
+        let streaming = "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1)";
+        let streams: bool = self.session(old).await?.query_one(streaming, &[&new]).await?.get(0);
+        ensure!(streams, "{new} does not replicate from {old}");
+        // A server that stops in good order first sends all that it wrote to those who follow.
+        let stopped = self.end(old).await?;
+        ensure!(stopped, "{old} did not stop in good order");
+        self.make_writer(region).await
+    }
+
+    async fn fail_over_in_region(&self, region: &str, to: Option<&str>) -> Result<String> {
+        let old = self.head(region)?;
+        let new = self.partner(old);
+        ensure!(to.is_none_or(|to| to == new), "{} is no other instance of this cluster", to.unwrap_or_default());
+        ensure!(old == self.writer(), "in the lab only the primary region's cluster fails over inside its region");
+        ensure!(self.nodes.lock().await.get_mut(new).is_some_and(Node::is_alive), "{new} is not available");
+        self.end(old).await?;
+        self.heads.lock().expect("no panic while it is held").insert(region.into(), new);
+        self.point_links();
+        self.make_writer(region).await?;
+        Ok(new.into())
+    }
+
+    async fn settle(&self) -> Result<()> {
+        let writer = self.writer();
+        let other = NODES.iter().map(|(name, _)| *name).find(|name| name[..1] != writer[..1]).expect("two regions");
+        let other = self.head(self.region_of(other))?;
+        for node in [self.partner(writer), other, self.partner(other)] {
+            if node != self.partner(writer) && self.is_lost(self.region_of(node)) {
+                continue;
+            }
+            let follows = {
+                let alive = self.nodes.lock().await.get_mut(node).is_some_and(Node::is_alive);
+                alive && self.configure(node).await.is_ok() && self.follows_soon(node).await
+            };
+            if !follows {
+                self.rebuild(node).await?;
+            }
+        }
+        self.configure(writer).await
+    }
+
+    async fn lost_writer(&self) -> Option<String> {
+        let writer = self.writer();
+        let dead = self.nodes.lock().await.get_mut(writer).is_some_and(|node| !node.is_alive());
+        dead.then(|| self.region_of(writer).to_owned())
     }
 
     fn instances(&self, region: &str) -> Vec<(String, bool)> {
         self.instances(region).into_iter().map(|instance| (instance.id, instance.is_writer)).collect()
     }
-}
 
-/// Replication is proven by positions, not by a status word.
-async fn caught_up(source: &Node, replica: &Node, database: &str) -> Result<()> {
-    let (source, replica) = (source.connect(database).await?, replica.connect(database).await?);
-    let asked = "SELECT pg_current_wal_lsn()::text, timeline_id FROM pg_control_checkpoint()";
-    let row = source.query_one(asked, &[]).await?;
-    let (at, timeline): (String, i32) = (row.get(0), row.get(1));
-    let began = Instant::now();
-    let reached = "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false) AND EXISTS
-        (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND received_tli = $2)";
-    while !replica.query_one(reached, &[&at, &timeline]).await?.get::<_, bool>(0) {
-        if began.elapsed() > CATCH_UP_MAX {
-            bail!("replication did not catch up within {CATCH_UP_MAX:?}");
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    fn addresses(&self, region: &str) -> Vec<Ipv4Addr> {
+        self.instances(region).iter().map(|instance| public_ip(&instance.id)).collect()
     }
-    Ok(())
 }
 
 /// Writes the heartbeat on whoever is the writer, and turns to a new one at once, however the old one hangs.
-async fn beat(mut writer: watch::Receiver<&'static str>, dsns: BTreeMap<&'static str, String>) {
+async fn beat(
+    mut writer: watch::Receiver<&'static str>,
+    ports: Arc<Mutex<BTreeMap<&'static str, u16>>>,
+    database: String,
+) {
     loop {
         let now = *writer.borrow_and_update();
-        let dsn = dsns.get(now).expect("the writer is one of the nodes");
+        let port = ports.lock().expect("no panic while it is held").get(now).copied();
+        let dsn = port.map(|port| dsn(port, &database));
         tokio::select! {
             changed = writer.changed() => if changed.is_err() { return },
-            () = beat_at(dsn) => {}
+            () = beat_at(dsn.as_deref()) => {}
         }
     }
 }
 
 /// Beats until something fails; never returns sooner than after one interval.
-async fn beat_at(dsn: &str) {
+async fn beat_at(dsn: Option<&str>) {
     let mut ticks = tokio::time::interval(HEARTBEAT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks.tick().await;
-    let session = node::connect(dsn).await;
+    let session = match dsn {
+        Some(dsn) => node::connect(dsn).await.ok(),
+        None => None,
+    };
     loop {
         ticks.tick().await;
-        let Ok(session) = &session else { return };
+        let Some(session) = &session else { return };
         // Not waiting for the reader: without one, sessions that hold the row would pile up.
         let written =
             session.batch_execute("SET synchronous_commit = local; UPDATE lab.heartbeat SET at = clock_timestamp()");
