@@ -11,7 +11,6 @@ use crate::envelope::{PROBE_DETAIL_TYPE, probe_detail};
 use statemachine::{ClusterId, Probe, ProbeOutcome, Region, SelfCheck, Vantage};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -87,7 +86,7 @@ impl Target {
         loop {
             ticks.tick().await;
             sequence += 1;
-            let (probe, at) = self.probe(sequence, settings.timeout).await;
+            let (probe, at) = self.probe(sequence, &settings).await;
             debug!(region = %self.region, outcome = ?probe.outcome, latency_ms = probe.latency_ms, "probed");
             let detail = probe_detail(&self.cluster, at, &probe);
             let event = Outgoing { source: CANARY_SOURCE, detail_type: PROBE_DETAIL_TYPE, detail };
@@ -98,8 +97,10 @@ impl Target {
         }
     }
 
-    async fn probe(&mut self, sequence: u64, timeout: Duration) -> (Probe, statemachine::Timestamp) {
+    async fn probe(&mut self, sequence: u64, settings: &CanarySettings) -> (Probe, statemachine::Timestamp) {
+        let timeout = settings.timeout;
         let began = Instant::now();
+        let mut connected = self.connected.load(Ordering::Relaxed);
         let outcome = within(timeout, self.write()).await;
         let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let at = clock::now();
@@ -112,6 +113,8 @@ impl Target {
                     lag_ms = within(timeout, self.lag()).await.unwrap_or_default();
                 } else {
                     self.writer = None;
+                    // Before and after: a failure counts only if this vantage was connected all the while.
+                    connected = connected && reaches_neutral(settings).await;
                 }
                 ProbeOutcome::Failed { class: error.class.into() }
             }
@@ -122,7 +125,7 @@ impl Target {
             sequence,
             target: self.region.clone(),
             outcome,
-            self_check: if self.connected.load(Ordering::Relaxed) { SelfCheck::Ok } else { SelfCheck::Failed },
+            self_check: if connected { SelfCheck::Ok } else { SelfCheck::Failed },
             latency_ms,
             lag_ms,
         };
@@ -154,19 +157,23 @@ impl Target {
 }
 
 /// Is anything neutral reachable? One answer is enough.
+async fn reaches_neutral(settings: &CanarySettings) -> bool {
+    let attempts = settings.self_check.iter().map(|address| {
+        Box::pin(async move {
+            let connecting = tokio::time::timeout(settings.timeout, TcpStream::connect(address));
+            matches!(connecting.await, Ok(Ok(_))).then_some(()).ok_or(())
+        })
+    });
+    settings.self_check.is_empty() || futures::future::select_ok(attempts).await.is_ok()
+}
+
+/// Looks after this vantage's own connectivity.
 async fn check_self(settings: CanarySettings, connected: Arc<AtomicBool>) {
     let mut ticks = tokio::time::interval(settings.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let timeout = settings.timeout;
-        let attempts = settings.self_check.iter().map(|address| {
-            Box::pin(async move {
-                let connecting = tokio::time::timeout(timeout, TcpStream::connect(address));
-                matches!(connecting.await, Ok(Ok(_))).then_some(()).ok_or(())
-            })
-        });
-        let reached = futures::future::select_ok(attempts).await.is_ok();
+        let reached = reaches_neutral(&settings).await;
         if connected.swap(reached, Ordering::Relaxed) != reached {
             warn!(reached, "this vantage's own connectivity changed");
         }

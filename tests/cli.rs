@@ -33,6 +33,7 @@ fn every_command_has_help() {
         assert!(help(&[command, "--help"]).contains("--config"), "{command}");
     }
     assert!(help(&["lab", "drill", "--help"]).contains("Exits with 0 only if"));
+    assert!(help(&["lab", "drill", "--list"]).lines().count() >= 30, "scenarios");
 }
 
 #[test]

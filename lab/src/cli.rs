@@ -2,10 +2,11 @@
 
 use crate::aws::Fault;
 use crate::drill::{self, DrillOptions, KillController};
+use crate::scenario::{self, Scenario};
 use crate::stage::{Profile, RouteBy, Stage, StageOptions};
 use crate::{progress, reaper, report, soak};
 use anyhow::{Context as _, Result};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,14 +29,19 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a lab, make a fault, wait for the recovery, print what happened.
+    /// Start a lab, carry a scenario out, print what happened.
     ///
-    /// Exits with 0 only if writes flow in the other region through the public name and exactly one failover call
-    /// was accepted.
+    /// Exits with 0 only if every step went as planned and what came of it is as the scenario expects.
     Drill {
-        /// What to break.
-        #[arg(value_enum)]
-        scenario: Scenario,
+        /// Which scenario: one of `--list`, or the path of a .toml file.
+        #[arg(required_unless_present_any = ["all", "list"])]
+        scenario: Option<String>,
+        /// Carry all scenarios out, one after the other.
+        #[arg(long, conflicts_with = "scenario")]
+        all: bool,
+        /// Name all scenarios.
+        #[arg(long, conflicts_with_all = ["scenario", "all"])]
+        list: bool,
         #[command(flatten)]
         options: Options,
         /// Print one JSON object on standard output.
@@ -48,11 +54,11 @@ enum Command {
         #[arg(long)]
         kill_controller: bool,
         /// Run so many controllers; one of them listens at a time.
-        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
-        controllers: u8,
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
+        controllers: Option<u8>,
         /// What moves the public name.
-        #[arg(long, value_enum, default_value_t = RouteBy::Record)]
-        route: RouteBy,
+        #[arg(long, value_enum)]
+        route: Option<RouteBy>,
         /// What happens to AWS calls from the fault on: SERVICE[.ACTION][@REGION]=KIND:PERCENT, where KIND is
         /// latency-500ms, server-error, throttle, lost-reply or reset. May be given several times.
         #[arg(long, value_name = "FAULT")]
@@ -78,12 +84,6 @@ enum Command {
     /// Ends what a lab leaves behind; started by the lab itself.
     #[command(hide = true)]
     Reaper,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Scenario {
-    /// The primary region vanishes: packets are dropped both ways, nothing is reset.
-    RegionLoss,
 }
 
 /// Runs the command.
@@ -117,7 +117,9 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
     match lab.command {
         None => up(&lab.options).await,
         Some(Command::Drill {
-            scenario: Scenario::RegionLoss,
+            scenario,
+            all,
+            list,
             options,
             json,
             repeat,
@@ -130,12 +132,22 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
             let options = DrillOptions {
                 profile: options.profile,
                 kill_controller: kill_controller.then_some(KillController),
-                controllers: usize::from(controllers),
+                controllers: controllers.map(usize::from),
                 route,
                 aws_faults: aws_fault,
                 seed: seed.unwrap_or_else(rand::random),
             };
-            drills(&options, json, repeat).await
+            let scenarios = match scenario {
+                Some(name) => vec![scenario::find(&name)?],
+                None => scenario::all(),
+            };
+            if list {
+                let line = |scenario: &Scenario| format!("{:<28} {}", scenario.name, scenario.about.trim());
+                report::show(&scenarios.iter().map(line).collect::<Vec<_>>().join("\n"))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            debug_assert!(all || scenarios.len() == 1);
+            drills(&scenarios, &options, json, repeat).await
         }
         Some(Command::Soak { length, json, seed }) => {
             let result = soak::run(length, seed.unwrap_or_else(rand::random)).await?;
@@ -146,23 +158,27 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
     }
 }
 
-async fn drills(options: &DrillOptions, json: bool, repeat: u32) -> Result<ExitCode> {
+async fn drills(scenarios: &[Scenario], options: &DrillOptions, json: bool, repeat: u32) -> Result<ExitCode> {
     let mut results = Vec::new();
+    let count = repeat as usize * scenarios.len();
     for run in 1..=repeat {
-        let options = options.for_run(run);
-        let headline = if repeat > 1 { format!("drill {run}/{repeat}: ") } else { String::new() };
-        let result = drill::region_loss(&options, &headline).await?;
-        if !json {
-            report::show(&report::text(&result, repeat == 1))?;
+        for scenario in scenarios {
+            let options = options.for_run(run);
+            let number = results.len() + 1;
+            let headline = if count > 1 { format!("{} {number}/{count}: ", scenario.name) } else { String::new() };
+            let result = drill::run(scenario, &options, &headline).await?;
+            if !json && (count == 1 || scenarios.len() == 1 || !result.passed()) {
+                report::show(&report::text(&result, count == 1))?;
+            }
+            results.push(result);
         }
-        results.push(result);
     }
     if json {
         report::show(&report::json(&results)?)?;
-    } else if repeat > 1 {
+    } else if count > 1 {
         report::show(&report::summary(&results))?;
     }
-    let all_well = results.iter().all(drill::DrillResult::recovered);
+    let all_well = results.iter().all(drill::DrillResult::passed);
     Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -1,25 +1,30 @@
-//! A drill: a new lab, a fault, the recovery, and an exact account of both.
+//! A drill: a new lab, a scenario, and an exact account of what came of it.
 
 use crate::aws::Fault;
 use crate::client::Account;
 use crate::progress::Progress;
-use crate::stage::{PRIMARY, PUBLIC_NAME, Profile, RouteBy, SECONDARY, Stage, StageOptions};
+use crate::scenario::{self, Act, Condition, Expect, Scenario};
+use crate::stage::{PUBLIC_NAME, Profile, RouteBy, Stage, StageOptions};
 use anyhow::Result;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
 use serde_json::Value;
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Pause between two looks at the record, once clients are served again.
+/// Pause between two looks at the record.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Writes that the application must have made in the new region.
+/// Writes that the application must have made at the end, after the last step.
 const WRITES_AFTER_MIN: usize = 10;
+
+/// Longest time for them.
+const WRITES_AFTER_WITHIN: Duration = Duration::from_secs(20);
 
 /// Pause between the killing of the controller and its new start.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// How to run a drill.
+/// How to run a drill. What is not given is as the scenario says.
 #[derive(Debug, Clone)]
 pub struct DrillOptions {
     /// Timing.
@@ -27,10 +32,10 @@ pub struct DrillOptions {
     /// Kill a controller on the way?
     pub kill_controller: Option<KillController>,
     /// How many controllers run.
-    pub controllers: usize,
+    pub controllers: Option<usize>,
     /// What moves the public name.
-    pub route: RouteBy,
-    /// What happens to AWS calls from the fault on.
+    pub route: Option<RouteBy>,
+    /// What happens to AWS calls from the first fault on.
     pub aws_faults: Vec<Fault>,
     /// Seed of everything that is drawn.
     pub seed: u64,
@@ -41,15 +46,22 @@ pub struct DrillOptions {
 pub struct KillController;
 
 impl DrillOptions {
-    fn stage(&self) -> StageOptions {
-        let Self { profile, controllers, route, .. } = *self;
-        StageOptions { profile, controllers, route, ..StageOptions::default() }
-    }
-
     /// The options of one of several runs: each has moments of its own.
     #[must_use]
     pub fn for_run(&self, run: u32) -> Self {
         Self { seed: self.seed.wrapping_add(u64::from(run) - 1), ..self.clone() }
+    }
+
+    fn stage(&self, scenario: &Scenario) -> StageOptions {
+        let (usual, own) = (StageOptions::default(), &scenario.stage);
+        StageOptions {
+            profile: self.profile,
+            controllers: self.controllers.or(own.controllers).unwrap_or(usual.controllers),
+            route: self.route.or(own.route).unwrap_or(usual.route),
+            mode: own.mode.unwrap_or(usual.mode),
+            policy: own.policy.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
+            timing: own.timing.timing(),
+        }
     }
 }
 
@@ -57,7 +69,7 @@ impl DrillOptions {
 #[derive(Debug, Clone, Serialize)]
 pub struct DrillResult {
     /// Name of the scenario.
-    pub scenario: &'static str,
+    pub scenario: String,
     /// Timing used.
     pub profile: &'static str,
     /// What came of it.
@@ -66,7 +78,11 @@ pub struct DrillResult {
     pub problems: Vec<String>,
     /// Client write outage: last acknowledged write of the old writer to the first one of the new.
     pub outage_ms: Option<u64>,
-    /// Acknowledged writes that the new writer does not have.
+    /// Longest time between two acknowledged writes since the first fault.
+    pub longest_gap_ms: u64,
+    /// The states entered since the first step, in order.
+    pub path: Vec<String>,
+    /// Acknowledged writes that the last writer does not have.
     pub lost_writes: Option<u64>,
     /// Writes acknowledged over the whole drill.
     pub acknowledged_writes: u64,
@@ -74,6 +90,10 @@ pub struct DrillResult {
     pub failed_attempts: u64,
     /// `FailoverGlobalCluster` calls that were accepted.
     pub failover_calls: u64,
+    /// `SwitchoverGlobalCluster` calls that were accepted.
+    pub switchover_calls: u64,
+    /// `FailoverDBCluster` calls that were accepted.
+    pub in_region_calls: u64,
     /// Where the time went, in order.
     pub phases: Vec<Phase>,
     /// What happened, in order.
@@ -93,9 +113,9 @@ pub struct DrillResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DrillOutcome {
-    /// Writes flow in the other region through the public name, after exactly one failover call.
-    Recovered,
-    /// They do not, or the way there was not right.
+    /// Every step went as planned, and what came of it is as expected.
+    Passed,
+    /// It did not, or it is not.
     Failed,
 }
 
@@ -124,90 +144,258 @@ pub struct Moment {
 impl DrillResult {
     /// All is well.
     #[must_use]
-    pub fn recovered(&self) -> bool {
-        self.outcome == DrillOutcome::Recovered
+    pub fn passed(&self) -> bool {
+        self.outcome == DrillOutcome::Passed
     }
 }
 
-/// The primary region vanishes.
+/// Carries a scenario out.
 ///
 /// # Errors
-/// When the lab itself does not work; a recovery that fails is a result, not an error.
-pub async fn region_loss(options: &DrillOptions, headline: &str) -> Result<DrillResult> {
+/// When the lab itself does not work; a scenario that goes wrong is a result, not an error.
+pub async fn run(scenario: &Scenario, options: &DrillOptions, headline: &str) -> Result<DrillResult> {
     let progress = Progress::new(headline);
-    let mut stage = Stage::start(&options.stage(), &progress).await?;
+    let mut stage = Stage::start(&options.stage(scenario), &progress).await?;
     stage.steady(&progress).await?;
     stage.all_alive()?;
-
     // At any moment of the probes' and the caches' rounds, not always at the same one.
     let moment = rand::rng().random_range(Duration::ZERO..options.profile.round());
-    progress.step(&format!("steady; the primary region vanishes in {} ms", moment.as_millis()));
+    progress.step(&format!("steady; {} begins in {} ms", scenario.name, moment.as_millis()));
     tokio::time::sleep(moment).await;
-    let old_writer = stage.writer();
-    stage.lose_region(PRIMARY);
-    stage.aws.set_faults(options.aws_faults.clone(), options.seed);
-    let fault = Outage { at: SystemTime::now(), instant: Instant::now() };
 
-    let killed_at = match options.kill_controller {
-        Some(KillController) => Some(kill_and_restart(&mut stage, options, &progress).await?),
-        None => None,
-    };
+    let mut course = Course::new(&stage, options);
     let mut problems = Vec::new();
-    progress.step("waiting for the application to write in the other region");
-    let stable = wait_until_stable(&stage, fault, old_writer, &progress).await?;
-    if let Err(problem) = stable {
-        problems.push(problem);
+    for step in &scenario.step {
+        let act = step.act()?;
+        progress.step(&act.to_string());
+        if let Err(problem) = course.step(&mut stage, &act, &progress).await? {
+            problems.push(format!("{act}: {problem}"));
+            break;
+        }
+        stage.all_alive()?;
     }
-    stage.all_alive()?;
-
     // What comes now is the account, not the drill.
     stage.aws.set_faults(Vec::new(), 0);
-    let account = stage.client.account();
-    let rows = stage.history().await?;
-    let history = stage.history_table().await?;
-    let lost_writes = lost_writes(&stage, &account).await;
-    let calls = stage.aws.calls();
-    let failover_calls =
-        calls.iter().filter(|call| call.action == "FailoverGlobalCluster" && call.http_status == 200).count();
-    if failover_calls != 1 {
-        problems.push(format!("{failover_calls} FailoverGlobalCluster calls were accepted, not exactly one"));
+    if let Err(problem) = course.writes_flow(&stage).await {
+        problems.push(problem);
     }
-    let hand_over = account.hand_over(old_writer);
-    if hand_over.is_none() {
-        problems.push("no write was acknowledged in the other region".into());
-    }
-    let timeline = timeline(fault, &rows, hand_over.map(|(last, first)| (last.at, first.at)), killed_at);
-    let phases = phases(fault, &rows, hand_over.map(|(last, first)| (last.at, first.at)));
+    let mut result = account(&stage, scenario, options, &course).await?;
+    problems.extend(unexpected(&scenario.expect, &result, &course.rows(&stage).await?));
     if !problems.is_empty() {
         problems.push(format!("logs are in {}", stage.keep_logs().display()));
     }
     progress.step("stopping the lab");
     stage.stop().await;
-    let outcome = if problems.is_empty() { DrillOutcome::Recovered } else { DrillOutcome::Failed };
-    progress.done(if problems.is_empty() { "recovered" } else { "not recovered" });
+    result.outcome = if problems.is_empty() { DrillOutcome::Passed } else { DrillOutcome::Failed };
+    result.problems = problems;
+    progress.done(if result.passed() { "passed" } else { "FAILED" });
+    Ok(result)
+}
+
+/// What has happened so far.
+struct Course<'a> {
+    options: &'a DrillOptions,
+    began: SystemTime,
+    /// Who was the writer then.
+    old_writer: IpAddr,
+    /// When something was first broken or ordered.
+    fault: Option<SystemTime>,
+    /// What was done, and when.
+    done: Vec<(SystemTime, String)>,
+    killed_at: Option<Duration>,
+    last_step_at: SystemTime,
+}
+
+impl<'a> Course<'a> {
+    fn new(stage: &Stage, options: &'a DrillOptions) -> Self {
+        let (began, old_writer) = (SystemTime::now(), stage.writer());
+        Self { options, began, old_writer, fault: None, done: Vec::new(), killed_at: None, last_step_at: began }
+    }
+
+    /// When the first fault was; the beginning, where there was none.
+    fn fault(&self) -> SystemTime {
+        self.fault.unwrap_or(self.began)
+    }
+
+    /// One step; the inner error is what went wrong in it.
+    async fn step(&mut self, stage: &mut Stage, act: &Act<'_>, progress: &Progress) -> Result<Result<(), String>> {
+        let outcome = match act {
+            Act::Fault(breakage) => {
+                breakage.make(stage, self.options.seed).await?;
+                Ok(())
+            }
+            Act::Heal(breakage) => {
+                breakage.undo(stage).await?;
+                Ok(())
+            }
+            Act::Wait(condition, within) => self.wait(stage, condition, *within).await?,
+            Act::Watch(condition, during) => self.watch(stage, condition, *during).await?,
+            Act::Command(order, refusal) => {
+                let (code, said) = stage.product(&scenario::order(order)?).await?;
+                match (code, refusal) {
+                    (0, None) => Ok(()),
+                    (1, Some(refusal)) if said.contains(refusal) => Ok(()),
+                    _ => Err(format!("it ended with {code}: {}", said.trim())),
+                }
+            }
+        };
+        let now = SystemTime::now();
+        if matches!(act, Act::Fault(_) | Act::Heal(_) | Act::Command(..)) {
+            self.done.push((now, act.to_string()));
+            if self.fault.is_none() {
+                self.first_fault(stage, now, progress).await?;
+            }
+        }
+        self.last_step_at = SystemTime::now();
+        Ok(outcome)
+    }
+
+    /// What the options add to the first fault.
+    async fn first_fault(&mut self, stage: &mut Stage, now: SystemTime, progress: &Progress) -> Result<()> {
+        self.fault = Some(now);
+        if !self.options.aws_faults.is_empty() {
+            stage.aws.set_faults(self.options.aws_faults.clone(), self.options.seed);
+        }
+        if self.options.kill_controller.is_some() {
+            let at = kill_and_restart(stage, self.options, progress).await?;
+            self.killed_at = Some(at);
+            self.done.push((now + at, "a controller is killed (SIGKILL)".into()));
+            self.done.push((now + at + RESTART_AFTER, "it is started again".into()));
+        }
+        Ok(())
+    }
+
+    /// Since the epoch, as the record counts.
+    fn since(&self) -> Duration {
+        self.began.duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    async fn wait(&self, stage: &Stage, condition: &Condition, within: Duration) -> Result<Result<(), String>> {
+        let until = Instant::now() + within;
+        // The application first, without disturbing anybody by looks at the record.
+        if let Some(region) = &condition.writes_in {
+            let mut latest = stage.client.latest();
+            let there = latest.wait_for(|ack| ack.is_some_and(|ack| scenario::is_in(ack.by, region)));
+            if tokio::time::timeout_at(until.into(), there).await.is_err() {
+                let missing = condition.missing(stage, self.since()).await?.unwrap_or_default();
+                let record = stage.record().await?.unwrap_or_default();
+                return Ok(Err(format!("{missing}; the record says {} {}", record["state"], record["hold"]["detail"])));
+            }
+        }
+        loop {
+            let Some(missing) = condition.missing(stage, self.since()).await? else { return Ok(Ok(())) };
+            if Instant::now() > until {
+                return Ok(Err(missing));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn watch(&self, stage: &Stage, condition: &Condition, during: Duration) -> Result<Result<(), String>> {
+        let until = Instant::now() + during;
+        while Instant::now() < until {
+            if condition.missing(stage, self.since()).await?.is_none() {
+                return Ok(Err("it came".into()));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whatever happened: in the end the application writes.
+    async fn writes_flow(&self, stage: &Stage) -> Result<(), String> {
+        let until = Instant::now() + WRITES_AFTER_WITHIN;
+        let mut latest = stage.client.latest();
+        loop {
+            let account = stage.client.account();
+            let after = account.acknowledged.iter().rev().take_while(|ack| ack.at > self.last_step_at).count();
+            if after >= WRITES_AFTER_MIN {
+                return Ok(());
+            }
+            if tokio::time::timeout_at(until.into(), latest.changed()).await.is_err() {
+                return Err(format!("in the end the application does not write within {WRITES_AFTER_WITHIN:?}"));
+            }
+        }
+    }
+
+    /// History since the first step, oldest first.
+    async fn rows(&self, stage: &Stage) -> Result<Vec<Value>> {
+        let mut rows = stage.history().await?;
+        rows.retain(|row| ms_of(row).is_some_and(|at| at + Duration::from_millis(1) >= self.began));
+        Ok(rows)
+    }
+}
+
+/// Everything that can be counted.
+async fn account(
+    stage: &Stage,
+    scenario: &Scenario,
+    options: &DrillOptions,
+    course: &Course<'_>,
+) -> Result<DrillResult> {
+    let account = stage.client.account();
+    let rows = course.rows(stage).await?;
+    let calls = stage.aws.calls();
+    let accepted =
+        |action: &str| calls.iter().filter(|call| call.action == action && call.http_status == 200).count() as u64;
+    let hand_over = account.hand_over(course.old_writer).map(|(last, first)| (last.at, first.at));
+    let entered = rows.iter().filter(|row| row["from"] != row["to"]);
     Ok(DrillResult {
-        scenario: "region-loss",
+        scenario: scenario.name.clone(),
         profile: options.profile.name(),
-        outcome,
-        problems,
-        outage_ms: hand_over.map(|(last, first)| ms_between(last.at, first.at)),
-        lost_writes,
+        outcome: DrillOutcome::Failed,
+        problems: Vec::new(),
+        outage_ms: hand_over.map(|(last, first)| ms_between(last, first)),
+        longest_gap_ms: longest_gap_ms(&account, course.fault()),
+        path: entered.filter_map(|row| row["to"].as_str().map(str::to_owned)).collect(),
+        lost_writes: lost_writes(stage, &account).await,
         acknowledged_writes: account.acknowledged.len() as u64,
         failed_attempts: account.failed.len() as u64,
-        failover_calls: failover_calls as u64,
-        phases,
-        timeline,
-        controller_killed_at_ms: killed_at.map(|at| at.as_millis() as u64),
+        failover_calls: accepted("FailoverGlobalCluster"),
+        switchover_calls: accepted("SwitchoverGlobalCluster"),
+        in_region_calls: accepted("FailoverDBCluster"),
+        phases: phases(course.fault(), &rows, hand_over),
+        timeline: timeline(course, &rows, hand_over),
+        controller_killed_at_ms: course.killed_at.map(|at| at.as_millis() as u64),
         seed: (options.kill_controller.is_some() || !options.aws_faults.is_empty()).then_some(options.seed),
         packet_loss: crate::link::drop_method().to_string(),
-        history,
+        history: stage.history_table().await?,
     })
 }
 
-#[derive(Clone, Copy)]
-struct Outage {
-    at: SystemTime,
-    instant: Instant,
+/// What came of it and was not expected.
+fn unexpected(expect: &Expect, result: &DrillResult, rows: &[Value]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some(path) = expect.path.as_ref().filter(|path| **path != result.path) {
+        problems.push(format!("the path was {}, not {}", result.path.join(" > "), path.join(" > ")));
+    }
+    let calls = [
+        ("FailoverGlobalCluster", result.failover_calls, expect.failover_calls),
+        ("SwitchoverGlobalCluster", result.switchover_calls, expect.switchover_calls),
+        ("FailoverDBCluster", result.in_region_calls, expect.in_region_calls),
+    ];
+    let wrong = calls.into_iter().filter(|(_, is, wanted)| is != wanted);
+    problems.extend(wrong.map(|(call, is, wanted)| format!("{is} {call} calls were accepted, not {wanted}")));
+    match result.lost_writes {
+        Some(lost) if lost <= expect.lost_writes_max => {}
+        Some(lost) => {
+            problems.push(format!("{lost} acknowledged writes are lost, more than {}", expect.lost_writes_max));
+        }
+        None => problems.push("the writer does not tell what it has".into()),
+    }
+    let outage_max_ms = expect.outage_max.map_or(u64::MAX, |max| max.as_millis() as u64);
+    if result.longest_gap_ms > outage_max_ms {
+        problems.push(format!("the application waited {} ms, more than {outage_max_ms}", result.longest_gap_ms));
+    }
+    let fired = |rule: &String| rows.iter().any(|row| row["rule"] == rule.as_str());
+    let missing = expect.rules.iter().filter(|rule| !fired(rule));
+    problems.extend(missing.map(|rule| format!("no turn was made by the rule {rule}")));
+    problems
+}
+
+fn longest_gap_ms(account: &Account, since: SystemTime) -> u64 {
+    let pairs = account.acknowledged.windows(2).filter(|pair| pair[1].at > since);
+    pairs.map(|pair| ms_between(pair[0].at, pair[1].at)).max().unwrap_or_default()
 }
 
 /// Kills the controller somewhere between the fault and a little after the usual recovery.
@@ -218,49 +406,15 @@ async fn kill_and_restart(stage: &mut Stage, options: &DrillOptions, progress: &
     };
     let mut random = rand::rngs::StdRng::seed_from_u64(options.seed);
     let at = Duration::from_millis(random.random_range(0..usual_ms));
-    let which = random.random_range(0..options.controllers);
+    let (which, count) = (random.random_range(0..stage.controllers()), stage.controllers());
     tokio::time::sleep(at).await;
-    progress.step(&format!(
-        "killing controller {} of {}, {} ms after the fault (seed {})",
-        which + 1,
-        options.controllers,
-        at.as_millis(),
-        options.seed
-    ));
+    let (number, at_ms, seed) = (which + 1, at.as_millis(), options.seed);
+    progress.step(&format!("killing controller {number} of {count}, {at_ms} ms after the fault (seed {seed})"));
     stage.kill_controller(which).await?;
     tokio::time::sleep(RESTART_AFTER).await;
     progress.step("starting it again");
     stage.start_controller(which)?;
     Ok(at)
-}
-
-/// Waits for the application first, without disturbing, then for the record to say stable.
-async fn wait_until_stable(
-    stage: &Stage,
-    fault: Outage,
-    old_writer: std::net::IpAddr,
-    progress: &Progress,
-) -> Result<Result<(), String>> {
-    let until = fault.instant + stage.profile().recovery_max();
-    let mut latest = stage.client.latest();
-    let served = latest.wait_for(|ack| ack.is_some_and(|ack| ack.by != old_writer));
-    if tokio::time::timeout_at(until.into(), served).await.is_err() {
-        return Ok(Err(format!("the application did not write again within {:?}", stage.profile().recovery_max())));
-    }
-    progress.step("the application writes again; waiting for the proof and the stable state");
-    loop {
-        let record = stage.record().await?;
-        let state = record.as_ref().and_then(|record| record["state"]["name"].as_str()).unwrap_or("nothing").to_owned();
-        let after = stage.client.account().acknowledged.iter().filter(|ack| ack.by != old_writer).count();
-        if state == "stable" && after >= WRITES_AFTER_MIN {
-            return Ok(Ok(()));
-        }
-        if Instant::now() > until {
-            let hold = record.map(|record| record["hold"]["detail"].to_string()).unwrap_or_default();
-            return Ok(Err(format!("the record says {state} {hold} after {:?}", stage.profile().recovery_max())));
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
 }
 
 /// Acknowledged, and not on the new writer.
@@ -277,18 +431,18 @@ fn ms_of(row: &Value) -> Option<SystemTime> {
     Some(UNIX_EPOCH + Duration::from_millis(row["at"].as_u64()?))
 }
 
-/// When a rule last fired after the fault.
-fn when(fault: Outage, rows: &[Value], rule: &str) -> Option<SystemTime> {
+/// When a rule first fired after the fault.
+fn when(fault: SystemTime, rows: &[Value], rule: &str) -> Option<SystemTime> {
     let mut fired = rows.iter().filter(|row| row["rule"] == rule).filter_map(ms_of);
     // The record counts whole milliseconds.
-    fired.rfind(|at| *at + Duration::from_millis(1) >= fault.at)
+    fired.find(|at| *at + Duration::from_millis(1) >= fault)
 }
 
 /// Where the outage went: consecutive parts from the last write acknowledged before the fault to the first after.
-fn phases(fault: Outage, rows: &[Value], hand_over: Option<(SystemTime, SystemTime)>) -> Vec<Phase> {
+fn phases(fault: SystemTime, rows: &[Value], hand_over: Option<(SystemTime, SystemTime)>) -> Vec<Phase> {
     let Some((last, first)) = hand_over else { return Vec::new() };
     let marks = [
-        ("before the fault", Some(fault.at)),
+        ("before the fault", Some(fault)),
         ("detect", when(fault, rows, "quorum-confirmed")),
         ("decide", when(fault, rows, "guards-passed")),
         ("promote", when(fault, rows, "promoted")),
@@ -310,34 +464,24 @@ fn phases(fault: Outage, rows: &[Value], hand_over: Option<(SystemTime, SystemTi
     phases
 }
 
-fn timeline(
-    fault: Outage,
-    rows: &[Value],
-    hand_over: Option<(SystemTime, SystemTime)>,
-    killed_at: Option<Duration>,
-) -> Vec<Moment> {
-    let since_fault = |at: SystemTime| match at.duration_since(fault.at) {
+fn timeline(course: &Course<'_>, rows: &[Value], hand_over: Option<(SystemTime, SystemTime)>) -> Vec<Moment> {
+    let since_fault = |at: SystemTime| match at.duration_since(course.fault()) {
         Ok(after) => after.as_millis() as i64,
         Err(before) => -(before.duration().as_millis() as i64),
     };
-    let mut moments = vec![Moment { at_ms: 0, what: "the primary region vanishes".into(), state: None }];
-    if let Some(at) = killed_at {
-        let at_ms = at.as_millis() as i64;
-        moments.push(Moment { at_ms, what: "the controller is killed (SIGKILL)".into(), state: None });
-        let at_ms = (at + RESTART_AFTER).as_millis() as i64;
-        moments.push(Moment { at_ms, what: "the controller is started again".into(), state: None });
-    }
+    let done = course.done.iter().map(|(at, what)| Moment { at_ms: since_fault(*at), what: what.clone(), state: None });
+    let mut moments: Vec<Moment> = done.collect();
     if let Some((last, first)) = hand_over {
         let what = "last write acknowledged by the old writer".into();
         moments.push(Moment { at_ms: since_fault(last), what, state: None });
-        let what = format!("first write acknowledged in {SECONDARY} through {PUBLIC_NAME}");
+        let what = format!("first write acknowledged by the new one through {PUBLIC_NAME}");
         moments.push(Moment { at_ms: since_fault(first), what, state: None });
     }
     for row in rows {
         let Some(at) = ms_of(row) else { continue };
         let moved = row["from"] != row["to"];
         let told = moved || ["rerouted", "effect-held", "guard-refused"].iter().any(|rule| row["rule"] == *rule);
-        if at + Duration::from_millis(1) < fault.at || !told {
+        if !told {
             continue;
         }
         let what = row["rule"].as_str().unwrap_or("?").replace('-', " ");

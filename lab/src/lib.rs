@@ -15,5 +15,6 @@ pub mod postgres;
 pub mod progress;
 pub mod reaper;
 pub mod report;
+pub mod scenario;
 pub mod soak;
 pub mod stage;

@@ -7,6 +7,9 @@ use std::io::{ErrorKind, Write as _};
 
 /// Appends a line; writing to a string cannot fail.
 macro_rules! line {
+    ($text:expr) => {
+        $text.push('\n')
+    };
     ($text:expr, $($format:tt)*) => {{
         $text.push_str(&format!($($format)*));
         $text.push('\n');
@@ -33,7 +36,7 @@ pub fn json(results: &[DrillResult]) -> Result<String> {
         return Ok(serde_json::to_string_pretty(only)?);
     }
     let summary = serde_json::json!({
-        "recovered": results.iter().filter(|result| result.recovered()).count(),
+        "passed": results.iter().filter(|result| result.passed()).count(),
         "of": results.len(),
         "outage_ms": spread(results.iter().filter_map(|result| result.outage_ms)),
         "runs": results,
@@ -64,19 +67,25 @@ pub fn text(result: &DrillResult, with_history: bool) -> String {
         }
     }
     line!(text, "{table}");
-    line!(text, "\nWhere the outage went");
-    let mut table = plain(["phase", "ms", ""]);
-    for phase in &result.phases {
-        let note = if phase.in_outage { "" } else { "beside the outage: the proof after clients were served" };
-        table.add_row([phase.name.to_owned(), phase.ms.to_string(), note.into()]);
+    if !result.phases.is_empty() {
+        line!(text, "\nWhere the outage went");
+        let mut table = plain(["phase", "ms", ""]);
+        for phase in &result.phases {
+            let note = if phase.in_outage { "" } else { "beside the outage: the proof after clients were served" };
+            table.add_row([phase.name.to_owned(), phase.ms.to_string(), note.into()]);
+        }
+        align(&mut table, &[1]);
+        line!(text, "{table}");
     }
-    align(&mut table, &[1]);
-    line!(text, "{table}\n");
+    line!(text);
     let known = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
+    line!(text, "states                   {}", result.path.join(" > "));
     line!(text, "client write outage      {} ms", known(result.outage_ms));
+    line!(text, "longest gap of writes    {} ms", result.longest_gap_ms);
     line!(text, "acknowledged writes      {}, lost {}", result.acknowledged_writes, known(result.lost_writes));
     line!(text, "failed client attempts   {}", result.failed_attempts);
-    line!(text, "accepted failover calls  {}", result.failover_calls);
+    let calls = [result.failover_calls, result.switchover_calls, result.in_region_calls];
+    line!(text, "accepted calls           {} failover, {} switchover, {} in-region", calls[0], calls[1], calls[2]);
     line!(text, "packets dropped by       {}", result.packet_loss);
     if let (Some(at_ms), Some(seed)) = (result.controller_killed_at_ms, result.seed) {
         line!(text, "controller killed        {at_ms} ms after the fault (--seed {seed})");
@@ -84,7 +93,7 @@ pub fn text(result: &DrillResult, with_history: bool) -> String {
     for problem in &result.problems {
         line!(text, "problem                  {problem}");
     }
-    line!(text, "outcome                  {}", if result.recovered() { "recovered" } else { "FAILED" });
+    line!(text, "outcome                  {}", if result.passed() { "passed" } else { "FAILED" });
     text
 }
 
@@ -92,27 +101,30 @@ pub fn text(result: &DrillResult, with_history: bool) -> String {
 #[must_use]
 pub fn summary(results: &[DrillResult]) -> String {
     let mut text = String::from("\nSummary\n");
-    let mut table = plain(["run", "outcome", "outage ms", "lost", "calls", "killed at ms", "seed"]);
+    let mut table =
+        plain(["run", "scenario", "outcome", "outage ms", "longest gap ms", "lost", "calls", "killed at ms", "seed"]);
     let known = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     for (index, result) in results.iter().enumerate() {
         table.add_row([
             (index + 1).to_string(),
-            if result.recovered() { "recovered".into() } else { result.problems.join("; ") },
+            result.scenario.clone(),
+            if result.passed() { "passed".into() } else { result.problems.join("; ") },
             known(result.outage_ms),
+            result.longest_gap_ms.to_string(),
             known(result.lost_writes),
-            result.failover_calls.to_string(),
+            (result.failover_calls + result.switchover_calls + result.in_region_calls).to_string(),
             known(result.controller_killed_at_ms),
             known(result.seed),
         ]);
     }
-    align(&mut table, &[0, 2, 3, 4, 5]);
+    align(&mut table, &[0, 3, 4, 5, 6, 7]);
     line!(text, "{table}");
-    let recovered = results.iter().filter(|result| result.recovered()).count();
+    let passed = results.iter().filter(|result| result.passed()).count();
     let outage = spread(results.iter().filter_map(|result| result.outage_ms));
     let ms = |name: &str| outage[name].as_u64().map_or_else(|| "-".to_owned(), |ms| ms.to_string());
     line!(
         text,
-        "recovered {recovered} of {}; outage ms min {} median {} max {}",
+        "passed {passed} of {}; outage ms min {} median {} max {}",
         results.len(),
         ms("min"),
         ms("median"),

@@ -100,15 +100,6 @@ impl Profile {
             Self::Default => Duration::from_secs(10),
         }
     }
-
-    /// Longest time from the fault until the episode must be stable.
-    #[must_use]
-    pub const fn recovery_max(self) -> Duration {
-        match self {
-            Self::Fast => Duration::from_secs(60),
-            Self::Default => Duration::from_secs(300),
-        }
-    }
 }
 
 /// How to start a lab.
@@ -159,7 +150,6 @@ pub enum Mode {
 
 /// A running lab.
 pub struct Stage {
-    profile: Profile,
     /// The AWS endpoints.
     pub aws: Aws,
     /// The databases.
@@ -289,7 +279,6 @@ impl Stage {
         })?;
 
         let mut stage = Self {
-            profile,
             aws,
             topology,
             client,
@@ -614,10 +603,21 @@ impl Stage {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Timing in use.
+    /// Runs a command of the product: its exit code, and all that it said.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn product(&self, arguments: &[String]) -> Result<(i32, String)> {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = self.command(&arguments, &self.aws.url()).output().await.context("running the product")?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned()))
+    }
+
+    /// How many controllers there are, running or not.
     #[must_use]
-    pub const fn profile(&self) -> Profile {
-        self.profile
+    pub const fn controllers(&self) -> usize {
+        self.controllers.len()
     }
 
     /// Directory of logs and configuration, while the lab runs.

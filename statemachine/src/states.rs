@@ -54,7 +54,15 @@ pub(crate) fn suspect_probe(record: &mut Record, turn: &mut Turn) -> Next {
     if record.evidence.recovered(&record.config.policy, turn.now).reached() {
         return turn.avert(record, Rule::Recovered);
     }
-    confirm(record, turn).unwrap_or_else(|| turn.counted(record))
+    if let Some(next) = confirm(record, turn) {
+        return next;
+    }
+    let next = turn.counted(record);
+    // RDS may have noticed by now what the vantages saw first.
+    if turn.probe_ok == Some(false) && turn.verdict.is_durable() && record.pending_assess().is_none() {
+        turn.assess(record, Question::WhoIsDown);
+    }
+    next
 }
 
 /// Confirms when the evidence does, unless an in-region failover explains it.

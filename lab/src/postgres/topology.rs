@@ -105,6 +105,8 @@ struct Cuts {
     regions: BTreeSet<String>,
     /// Vantages that reach no server in a region.
     views: BTreeSet<(usize, String)>,
+    /// Nothing is replicated between the regions.
+    replication: bool,
 }
 
 /// The running servers.
@@ -240,9 +242,12 @@ impl Topology {
             return;
         }
         let is_cut = |path: &&Path| {
-            path.regions
-                .iter()
-                .any(|region| cuts.regions.contains(region) || cuts.views.contains(&(path.vantage, region.clone())))
+            let replicates = self.options.primary_region == path.to || self.options.secondary_region == path.to;
+            (cuts.replication && replicates)
+                || path
+                    .regions
+                    .iter()
+                    .any(|region| cuts.regions.contains(region) || cuts.views.contains(&(path.vantage, region.clone())))
         };
         let (cut, whole): (Vec<&Path>, Vec<&Path>) = self.paths.iter().partition(is_cut);
         Link::cut_all(cut.iter().map(|path| &path.link));
@@ -255,9 +260,20 @@ impl Topology {
     /// When it is not running.
     pub async fn crash(&self, node: &str) -> Result<()> {
         self.following.lock().expect("no panic while it is held").remove(node);
-        let mut nodes = self.nodes.lock().await;
-        nodes.get_mut(node).with_context(|| format!("{node} is no server"))?.kill().await;
-        Ok(())
+        self.nodes.lock().await.get_mut(node).with_context(|| format!("{node} is no server"))?.kill().await;
+        // Aurora's storage does not wait for a reader that is gone.
+        let writer = self.writer();
+        if node == self.partner(writer) { self.configure(writer).await } else { Ok(()) }
+    }
+
+    /// Nothing is replicated between the regions from now on; everything else goes on.
+    pub fn cut_replication(&self) {
+        self.cut(|cuts| !std::mem::replace(&mut cuts.replication, true));
+    }
+
+    /// It is again.
+    pub fn heal_replication(&self) {
+        self.cut(|cuts| std::mem::replace(&mut cuts.replication, false));
     }
 
     /// Stops all processes of a server: it accepts connections and says nothing.

@@ -1,0 +1,550 @@
+//! Scenarios: what is broken, awaited, commanded and expected, in a file that reads like a plan.
+//!
+//! ```toml
+//! about = "The primary region vanishes."
+//!
+//! [[step]]
+//! fault = "lose-region us-east-2"
+//!
+//! [[step]]
+//! wait = { state = "stable", writes-in = "us-west-2" }
+//! within = "30s"
+//!
+//! [expect]
+//! path = ["suspect", "confirmed-down", "promoting", "rerouting", "stable"]
+//! failover-calls = 1
+//! ```
+
+use crate::aws::{Fault, Timing};
+use crate::stage::{CLUSTER, Mode, PRIMARY, RouteBy, SECONDARY, Stage};
+use anyhow::{Context as _, Result, bail, ensure};
+use include_dir::{Dir, include_dir};
+use serde::Deserialize;
+use serde_json::Value;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The scenarios that come with the program.
+static SCENARIOS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../tests/scenarios");
+
+/// Longest time of a wait that does not say how long.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// One scenario.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Scenario {
+    /// Its name: that of the file.
+    #[serde(skip)]
+    pub name: String,
+    /// What happens in it, and how it has to end.
+    pub about: String,
+    /// What the lab is like.
+    #[serde(default)]
+    pub stage: StageSection,
+    /// What is done, in order.
+    pub step: Vec<Step>,
+    /// What has to have come of it.
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+/// What differs from the usual lab.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct StageSection {
+    /// What the controller may do by itself; `auto` by default.
+    pub mode: Option<Mode>,
+    /// How many controllers run; one by default.
+    pub controllers: Option<usize>,
+    /// What moves the public name; the record by default.
+    pub route: Option<RouteBy>,
+    /// Keys of `[cluster.policy]`.
+    pub policy: toml::Table,
+    /// How long what Aurora does takes.
+    pub timing: TimingSection,
+}
+
+/// Times as in `"500ms"`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct TimingSection {
+    #[serde(with = "humantime_serde")]
+    failover: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    notice: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    in_region: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    resynchronize_after: Option<Duration>,
+}
+
+impl TimingSection {
+    /// The usual times, but for these.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        let usual = Timing::default();
+        Timing {
+            failover: self.failover.unwrap_or(usual.failover),
+            notice: self.notice.unwrap_or(usual.notice),
+            in_region: self.in_region.unwrap_or(usual.in_region),
+            resynchronize_after: self.resynchronize_after.unwrap_or(usual.resynchronize_after),
+        }
+    }
+}
+
+/// One step: exactly one of fault, heal, wait, watch and command.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Step {
+    /// Breaks something.
+    pub fault: Option<Breakage>,
+    /// Undoes it.
+    pub heal: Option<Breakage>,
+    /// Goes on when all of this is so.
+    pub wait: Option<Condition>,
+    /// Longest time for it; 30 s by default.
+    #[serde(with = "humantime_serde")]
+    pub within: Option<Duration>,
+    /// None of this may become so.
+    pub watch: Option<Condition>,
+    /// For how long it is watched.
+    #[serde(with = "humantime_serde")]
+    pub during: Option<Duration>,
+    /// An operator's order: what comes after `aurora-failover override CLUSTER`.
+    pub command: Option<String>,
+    /// It has to be refused, with this in the answer.
+    pub refused: Option<String>,
+}
+
+/// What a step is.
+#[derive(Debug)]
+pub enum Act<'a> {
+    /// Break something.
+    Fault(&'a Breakage),
+    /// Undo it.
+    Heal(&'a Breakage),
+    /// Wait for it.
+    Wait(&'a Condition, Duration),
+    /// See that it does not come.
+    Watch(&'a Condition, Duration),
+    /// Give an order; it is refused with this, or carried out.
+    Command(&'a str, Option<&'a str>),
+}
+
+impl Step {
+    /// What it is.
+    ///
+    /// # Errors
+    /// When it is nothing, or several things.
+    pub fn act(&self) -> Result<Act<'_>> {
+        let acts = [
+            self.fault.as_ref().map(Act::Fault),
+            self.heal.as_ref().map(Act::Heal),
+            self.wait.as_ref().map(|condition| Act::Wait(condition, self.within.unwrap_or(WITHIN))),
+            self.watch.as_ref().map(|condition| Act::Watch(condition, self.during.unwrap_or_default())),
+            self.command.as_deref().map(|order| Act::Command(order, self.refused.as_deref())),
+        ];
+        let mut acts = acts.into_iter().flatten();
+        let (Some(act), None) = (acts.next(), acts.next()) else {
+            bail!("a step has exactly one of fault, heal, wait, watch and command: {self:?}");
+        };
+        ensure!(self.within.is_none() || self.wait.is_some(), "`within` belongs to `wait`: {self:?}");
+        ensure!(self.during.is_some() == self.watch.is_some(), "`watch` and `during` belong together: {self:?}");
+        ensure!(self.refused.is_none() || self.command.is_some(), "`refused` belongs to `command`: {self:?}");
+        Ok(act)
+    }
+}
+
+impl fmt::Display for Act<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(breakage) => write!(f, "fault: {breakage}"),
+            Self::Heal(breakage) => write!(f, "healed: {breakage}"),
+            Self::Wait(condition, within) => write!(f, "waiting up to {within:?} for {condition}"),
+            Self::Watch(condition, during) => write!(f, "watching for {during:?} that it is never {condition}"),
+            Self::Command(order, None) => write!(f, "operator: {order}"),
+            Self::Command(order, Some(refusal)) => write!(f, "operator: {order} (refused: {refusal})"),
+        }
+    }
+}
+
+/// Something that can be broken and healed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Breakage {
+    /// A region vanishes: packets are dropped both ways.
+    LoseRegion(String),
+    /// A vantage reaches nothing at all.
+    Isolate(String),
+    /// A vantage reaches no server of a region.
+    Blindfold(String, String),
+    /// The host of a server is lost.
+    Crash(Server),
+    /// A server accepts connections and says nothing.
+    Hang(Server),
+    /// Nothing is replicated between the regions.
+    CutReplication,
+    /// Some calls of AWS fail.
+    Aws(Fault),
+    /// A controller is killed.
+    KillController(usize),
+}
+
+/// A server by its role at that moment, or by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// Whoever is the writer.
+    Writer,
+    /// The other one in the writer's region.
+    Reader,
+    /// `a1`, `a2`, `b1`, `b2`.
+    Named(String),
+}
+
+impl TryFrom<String> for Breakage {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl FromStr for Breakage {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        const SHAPE: &str = "write `lose-region REGION`, `isolate VANTAGE`, `blindfold VANTAGE REGION`, `crash SERVER`, \
+                             `hang SERVER` (writer, reader, a1, a2, b1, b2), `cut-replication`, `aws FAULT` or `kill-controller NUMBER`";
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let region = |region: &str| -> Result<String> {
+            ensure!(
+                [PRIMARY, SECONDARY].contains(&region),
+                "{region:?} has no databases; {PRIMARY} and {SECONDARY} do"
+            );
+            Ok(region.into())
+        };
+        let server = |server: &str| -> Result<Server> {
+            Ok(match server {
+                "writer" => Server::Writer,
+                "reader" => Server::Reader,
+                "a1" | "a2" | "b1" | "b2" => Server::Named(server.into()),
+                other => bail!("{other:?} is no server; {SHAPE}"),
+            })
+        };
+        Ok(match words[..] {
+            ["lose-region", name] => Self::LoseRegion(region(name)?),
+            ["isolate", vantage] => Self::Isolate(vantage.into()),
+            ["blindfold", vantage, name] => Self::Blindfold(vantage.into(), region(name)?),
+            ["crash", name] => Self::Crash(server(name)?),
+            ["hang", name] => Self::Hang(server(name)?),
+            ["cut-replication"] => Self::CutReplication,
+            ["aws", fault] => Self::Aws(fault.parse()?),
+            ["kill-controller", number] => {
+                let number: usize = number.parse().context(SHAPE)?;
+                Self::KillController(number.checked_sub(1).context("controllers are counted from 1")?)
+            }
+            _ => bail!("{text:?} breaks nothing; {SHAPE}"),
+        })
+    }
+}
+
+impl fmt::Display for Breakage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LoseRegion(region) => write!(f, "{region} vanishes"),
+            Self::Isolate(vantage) => write!(f, "vantage {vantage} reaches nothing"),
+            Self::Blindfold(vantage, region) => write!(f, "vantage {vantage} does not reach {region}"),
+            Self::Crash(server) => write!(f, "the host of {server} is lost"),
+            Self::Hang(server) => write!(f, "{server} hangs"),
+            Self::CutReplication => f.write_str("nothing is replicated between the regions"),
+            Self::Aws(fault) => write!(f, "AWS: {fault}"),
+            Self::KillController(index) => write!(f, "controller {} is killed", index + 1),
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Writer => "the writer",
+            Self::Reader => "the reader",
+            Self::Named(name) => name,
+        })
+    }
+}
+
+impl Server {
+    fn name<'a>(&'a self, stage: &Stage) -> &'a str {
+        let writer = stage.topology.writer();
+        match self {
+            Self::Writer => writer,
+            Self::Reader => match writer {
+                "a1" => "a2",
+                "a2" => "a1",
+                "b1" => "b2",
+                _ => "b1",
+            },
+            Self::Named(name) => name,
+        }
+    }
+}
+
+impl Breakage {
+    /// Breaks it.
+    ///
+    /// # Errors
+    /// When there is no such thing.
+    pub async fn make(&self, stage: &mut Stage, seed: u64) -> Result<()> {
+        match self {
+            Self::LoseRegion(region) => stage.lose_region(region),
+            Self::Isolate(vantage) => stage.isolate(vantage, true)?,
+            Self::Blindfold(vantage, region) => stage.blindfold(vantage, region, true)?,
+            Self::Crash(server) => stage.topology.crash(server.name(stage)).await?,
+            Self::Hang(server) => stage.topology.hang(server.name(stage)).await?,
+            Self::CutReplication => stage.topology.cut_replication(),
+            Self::Aws(fault) => stage.aws.set_faults(vec![fault.clone()], seed),
+            Self::KillController(index) => stage.kill_controller(*index).await?,
+        }
+        Ok(())
+    }
+
+    /// Undoes it.
+    ///
+    /// # Errors
+    /// When it cannot be undone.
+    pub async fn undo(&self, stage: &mut Stage) -> Result<()> {
+        match self {
+            Self::LoseRegion(region) => stage.heal_region(region),
+            Self::Isolate(vantage) => stage.isolate(vantage, false)?,
+            Self::Blindfold(vantage, region) => stage.blindfold(vantage, region, false)?,
+            Self::Crash(server) => bail!("{server} is started again by RDS, or not at all"),
+            Self::Hang(server) => stage.topology.unhang(server.name(stage)).await?,
+            Self::CutReplication => stage.topology.heal_replication(),
+            Self::Aws(_) => stage.aws.set_faults(Vec::new(), 0),
+            Self::KillController(index) => stage.start_controller(*index)?,
+        }
+        Ok(())
+    }
+}
+
+/// What the record says, and what the application does. All that is given has to be so.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Condition {
+    /// State of the record.
+    pub state: Option<String>,
+    /// Reason of the hold, as in `history`.
+    pub hold: Option<String>,
+    /// Primary region.
+    pub primary: Option<String>,
+    /// Too few vantages to judge.
+    pub blind: Option<bool>,
+    /// No healthy secondary.
+    pub exposed: Option<bool>,
+    /// A second writer.
+    pub dual_writer: Option<bool>,
+    /// Stopped by an operator.
+    pub paused: Option<bool>,
+    /// Vantages that fail now, at least.
+    pub failing_vantages: Option<usize>,
+    /// A turn by this rule since the first step.
+    pub rule: Option<String>,
+    /// The application's newest acknowledged write was made in this region.
+    pub writes_in: Option<String>,
+}
+
+impl Condition {
+    /// Is it so? Answers what is not.
+    ///
+    /// # Errors
+    /// When the record or the history cannot be read.
+    pub async fn missing(&self, stage: &Stage, since: Duration) -> Result<Option<String>> {
+        if let Some(region) = &self.writes_in {
+            let by = stage.client.latest().borrow().map(|ack| ack.by);
+            if !by.is_some_and(|by| is_in(by, region)) {
+                return Ok(Some(format!("the application does not write in {region}")));
+            }
+        }
+        let record = match stage.record().await {
+            Ok(record) => record.context("there is no record")?,
+            // A fault of the scenario, perhaps.
+            Err(error) => return Ok(Some(format!("the record cannot be read: {error:#}"))),
+        };
+        let texts = [
+            ("state", &self.state, record["state"]["name"].as_str().unwrap_or_default().to_owned()),
+            ("hold", &self.hold, hold(&record)),
+            ("primary", &self.primary, record["primary"].as_str().unwrap_or_default().to_owned()),
+        ];
+        for (name, wanted, is) in texts {
+            if wanted.as_ref().is_some_and(|wanted| *wanted != is) {
+                return Ok(Some(format!("{name} is {is:?}")));
+            }
+        }
+        let flags = [
+            ("blind", self.blind, record["blind"] == true),
+            ("exposed", self.exposed, record["exposed"] == true),
+            ("dual-writer", self.dual_writer, !record["dual-writer"].is_null()),
+            ("paused", self.paused, !record["paused"].is_null()),
+        ];
+        for (name, wanted, is) in flags {
+            if wanted.is_some_and(|wanted| wanted != is) {
+                return Ok(Some(format!("{name} is {is}")));
+            }
+        }
+        if let Some(wanted) = self.failing_vantages {
+            let tracks = record["evidence"]["tracks"].as_object();
+            let failing = |track: &&Value| track["failures"].as_array().is_some_and(|failures| !failures.is_empty());
+            let failing = tracks.map_or(0, |tracks| tracks.values().filter(failing).count());
+            if failing < wanted {
+                return Ok(Some(format!("{failing} vantages fail")));
+            }
+        }
+        if let Some(rule) = &self.rule {
+            let after = |row: &&Value| row["at"].as_u64().is_some_and(|at| u128::from(at) + 1 >= since.as_millis());
+            let rows = stage.history().await.unwrap_or_default();
+            if !rows.iter().filter(after).any(|row| row["rule"] == rule.as_str()) {
+                return Ok(Some(format!("no turn by the rule {rule}")));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Is this server in the region?
+#[must_use]
+pub fn is_in(server: IpAddr, region: &str) -> bool {
+    let own = if region == PRIMARY { 10 } else { 20 };
+    matches!(server, IpAddr::V4(ip) if ip.octets()[1] == own)
+}
+
+/// Reason of the hold: a word, also where it is a guard's.
+fn hold(record: &Value) -> String {
+    let reason = &record["hold"]["reason"];
+    let guard = reason["guard"].as_str();
+    guard.or(reason.as_str()).unwrap_or_default().to_owned()
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        let texts =
+            [("state", &self.state), ("hold", &self.hold), ("primary", &self.primary), ("a turn by", &self.rule)];
+        parts.extend(texts.into_iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?))));
+        let flags = [
+            ("blind", self.blind),
+            ("exposed", self.exposed),
+            ("a second writer", self.dual_writer),
+            ("paused", self.paused),
+        ];
+        parts.extend(
+            flags
+                .into_iter()
+                .filter_map(|(name, flag)| Some(if flag? { name.to_owned() } else { format!("not {name}") })),
+        );
+        parts.extend(self.failing_vantages.map(|count| format!("{count} failing vantages")));
+        parts.extend(self.writes_in.as_ref().map(|region| format!("writes in {region}")));
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// What has to have come of it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Expect {
+    /// The states entered since the first step, in order.
+    pub path: Option<Vec<String>>,
+    /// `FailoverGlobalCluster` calls that were accepted.
+    pub failover_calls: u64,
+    /// `SwitchoverGlobalCluster` calls that were accepted.
+    pub switchover_calls: u64,
+    /// `FailoverDBCluster` calls that were accepted.
+    pub in_region_calls: u64,
+    /// Acknowledged writes that the last writer does not have, at most; none by default.
+    pub lost_writes_max: u64,
+    /// Longest time between two acknowledged writes.
+    #[serde(with = "humantime_serde")]
+    pub outage_max: Option<Duration>,
+    /// Rules by which turns were made, among others.
+    pub rules: Vec<String>,
+}
+
+/// Names and descriptions of all scenarios that come with the program.
+#[must_use]
+pub fn all() -> Vec<Scenario> {
+    let mut names: Vec<String> = SCENARIOS
+        .files()
+        .filter(|file| file.path().extension().is_some_and(|extension| extension == "toml"))
+        .filter_map(|file| Some(file.path().file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names.iter().map(|name| find(name).expect("a test reads them all")).collect()
+}
+
+/// A scenario that comes with the program, or a file.
+///
+/// # Errors
+/// When there is none, or it says what cannot be.
+pub fn find(name: &str) -> Result<Scenario> {
+    let own = SCENARIOS.get_file(format!("{name}.toml")).and_then(|file| file.contents_utf8().map(str::to_owned));
+    let text = match own {
+        Some(text) => text,
+        None if name.ends_with(".toml") => std::fs::read_to_string(name).with_context(|| format!("reading {name}"))?,
+        None => bail!("there is no scenario {name:?}; `lab drill --list` names them, or give the path of a .toml file"),
+    };
+    let mut scenario: Scenario = toml::from_str(&text).with_context(|| format!("scenario {name}"))?;
+    let stem = std::path::Path::new(name).file_stem().and_then(|stem| stem.to_str());
+    scenario.name = stem.unwrap_or(name).to_owned();
+    for step in &scenario.step {
+        step.act().with_context(|| format!("scenario {name}"))?;
+    }
+    Ok(scenario)
+}
+
+/// The arguments of an operator's order.
+///
+/// # Errors
+/// When a quotation mark is not closed.
+pub fn order(command: &str) -> Result<Vec<String>> {
+    let words = shlex::split(command).with_context(|| format!("{command:?} is not closed"))?;
+    let fixed = ["--reason", "drill", "--actor", "drill", "--yes"].map(str::to_owned);
+    Ok(["override".to_owned(), CLUSTER.to_owned()].into_iter().chain(words).chain(fixed).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_of_the_program_can_be_read() {
+        let all = all();
+        assert!(!all.is_empty());
+        for scenario in all {
+            assert!(!scenario.about.is_empty() && !scenario.step.is_empty(), "{}", scenario.name);
+            for step in &scenario.step {
+                if let Act::Command(command, _) = step.act().expect("checked in find") {
+                    order(command).expect("it can be split");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let wrong = [
+            ("[[step]]\nfault = \"lose-region mars\"", "mars"),
+            ("[[step]]\nfault = \"sink a1\"", "breaks nothing"),
+            ("[[step]]\nwait = { mood = \"good\" }", "mood"),
+            ("[[step]]\ncommand = \"pause\"\nheal = \"hang a1\"", "exactly one"),
+            ("[[step]]\nwatch = { state = \"stable\" }", "belong together"),
+        ];
+        for (text, reason) in wrong {
+            let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+            std::fs::write(file.path(), format!("about = \"wrong\"\n{text}\n")).expect("written");
+            let error = format!("{:#}", find(file.path().to_str().expect("text")).expect_err(text));
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}
