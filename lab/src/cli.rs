@@ -4,9 +4,10 @@ use crate::aws::Fault;
 use crate::drill::{self, DrillOptions, KillController};
 use crate::scenario::{self, Scenario};
 use crate::stage::{Profile, RouteBy, Stage, StageOptions};
-use crate::{progress, reaper, report, soak};
+use crate::{control, progress, reaper, report, soak};
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,6 +26,22 @@ struct Options {
     /// Timing of probes, thresholds, TTL and client.
     #[arg(long, value_enum, default_value_t = Profile::Fast)]
     profile: Profile,
+}
+
+#[derive(Args)]
+struct Order {
+    /// What, such as `lose-region us-east-2`.
+    #[arg(required = true, num_args = 1..)]
+    breakage: Vec<String>,
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Args)]
+struct Which {
+    /// Directory of the lab, if several run.
+    #[arg(long, value_name = "DIR")]
+    lab: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -47,6 +64,9 @@ enum Command {
         /// Print one JSON object on standard output.
         #[arg(long)]
         json: bool,
+        /// Leave the lab running at the end, to look around.
+        #[arg(long)]
+        keep: bool,
         /// Run it so many times, each in a new lab, and sum up.
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         repeat: u32,
@@ -66,6 +86,16 @@ enum Command {
         /// Seed of everything that is drawn; printed with the result.
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
+    },
+    /// Break something in the lab that runs: lose-region REGION, isolate VANTAGE, blindfold VANTAGE REGION,
+    /// crash SERVER, hang SERVER, cut-replication, aws FAULT, kill-controller NUMBER.
+    Fault(Order),
+    /// Undo it.
+    Heal(Order),
+    /// Who is the writer in the lab that runs, what the record says, what is broken.
+    Status {
+        #[command(flatten)]
+        which: Which,
     },
     /// Flapping faults for a long time: does the service hold ever more, does history lose a row?
     ///
@@ -120,6 +150,7 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
             scenario,
             all,
             list,
+            keep,
             options,
             json,
             repeat,
@@ -147,8 +178,11 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
             debug_assert!(all || scenarios.len() == 1);
-            drills(&scenarios, &options, json, repeat).await
+            drills(&scenarios, &options, json, repeat, keep).await
         }
+        Some(Command::Fault(Order { breakage, which })) => tell(&which, "fault", &breakage).await,
+        Some(Command::Heal(Order { breakage, which })) => tell(&which, "heal", &breakage).await,
+        Some(Command::Status { which }) => tell(&which, "status", &[]).await,
         Some(Command::Soak { length, json, seed }) => {
             let result = soak::run(length, seed.unwrap_or_else(rand::random)).await?;
             report::show(&if json { serde_json::to_string_pretty(&result)? } else { soak::text(&result) })?;
@@ -158,7 +192,20 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
     }
 }
 
-async fn drills(scenarios: &[Scenario], options: &DrillOptions, json: bool, repeat: u32) -> Result<ExitCode> {
+/// Gives an order to the lab that runs.
+async fn tell(which: &Which, verb: &str, words: &[String]) -> Result<ExitCode> {
+    let line = [&[verb.to_owned()], words].concat().join(" ");
+    report::show(&control::order(which.lab.as_deref(), &line).await?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn drills(
+    scenarios: &[Scenario],
+    options: &DrillOptions,
+    json: bool,
+    repeat: u32,
+    keep: bool,
+) -> Result<ExitCode> {
     let mut results = Vec::new();
     let count = repeat as usize * scenarios.len();
     for run in 1..=repeat {
@@ -166,11 +213,16 @@ async fn drills(scenarios: &[Scenario], options: &DrillOptions, json: bool, repe
             let options = options.for_run(run);
             let number = results.len() + 1;
             let headline = if count > 1 { format!("{} {number}/{count}: ", scenario.name) } else { String::new() };
-            let result = drill::run(scenario, &options, &headline).await?;
+            let (result, stage) = drill::run(scenario, &options, &headline).await?;
             if !json && (count == 1 || scenarios.len() == 1 || !result.passed()) {
                 report::show(&report::text(&result, count == 1))?;
             }
             results.push(result);
+            if keep && number == count {
+                stay(stage).await?;
+            } else {
+                stage.stop().await;
+            }
         }
     }
     if json {
@@ -187,10 +239,18 @@ async fn up(options: &Options) -> Result<ExitCode> {
     let stage = Stage::start(&StageOptions { profile: options.profile, ..StageOptions::default() }, &progress).await?;
     stage.steady(&progress).await?;
     progress.done("two regions are up and healthy");
-    report::show(&stage.describe())?;
-    report::show("\nStop it with Ctrl-C; everything is removed.")?;
-    std::future::pending::<()>().await;
+    stay(stage).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Leaves the lab running, and takes orders.
+async fn stay(stage: Stage) -> Result<()> {
+    report::show(&stage.describe())?;
+    report::show(
+        "\nBreak something, here or in another terminal: fault lose-region us-east-2 (aurora-failover lab fault …).\n\
+         heal … undoes it, status shows how it is. Stop it with Ctrl-C; everything is removed.",
+    )?;
+    control::obey(stage).await
 }
 
 async fn stop_signal() -> Result<()> {

@@ -149,11 +149,11 @@ impl DrillResult {
     }
 }
 
-/// Carries a scenario out.
+/// Carries a scenario out; the lab is left running.
 ///
 /// # Errors
 /// When the lab itself does not work; a scenario that goes wrong is a result, not an error.
-pub async fn run(scenario: &Scenario, options: &DrillOptions, headline: &str) -> Result<DrillResult> {
+pub async fn run(scenario: &Scenario, options: &DrillOptions, headline: &str) -> Result<(DrillResult, Stage)> {
     let progress = Progress::new(headline);
     let mut stage = Stage::start(&options.stage(scenario), &progress).await?;
     stage.steady(&progress).await?;
@@ -184,12 +184,10 @@ pub async fn run(scenario: &Scenario, options: &DrillOptions, headline: &str) ->
     if !problems.is_empty() {
         problems.push(format!("logs are in {}", stage.keep_logs().display()));
     }
-    progress.step("stopping the lab");
-    stage.stop().await;
     result.outcome = if problems.is_empty() { DrillOutcome::Passed } else { DrillOutcome::Failed };
     result.problems = problems;
     progress.done(if result.passed() { "passed" } else { "FAILED" });
-    Ok(result)
+    Ok((result, stage))
 }
 
 /// What has happened so far.

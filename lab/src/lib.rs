@@ -8,6 +8,7 @@
 pub mod aws;
 pub mod cli;
 pub mod client;
+pub mod control;
 pub mod dns;
 pub mod drill;
 pub mod link;

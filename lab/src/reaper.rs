@@ -73,6 +73,15 @@ impl LabDir {
     }
 }
 
+/// Directories of the labs that run on this machine.
+pub(crate) fn running_labs() -> Vec<PathBuf> {
+    let entries = roots().into_iter().filter_map(|root| fs::read_dir(root).ok()).flatten().flatten();
+    let labs = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX)));
+    labs.filter(|path| fs::read_to_string(path.join(OWNER)).is_ok_and(|owner| is_alive(owner.trim()))).collect()
+}
+
 /// Where labs may live, best first.
 fn roots() -> Vec<PathBuf> {
     let memory = PathBuf::from("/dev/shm");

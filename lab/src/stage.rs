@@ -518,7 +518,7 @@ impl Stage {
              PostgreSQL    port {} on {} ({PRIMARY}) and {} ({SECONDARY}), user app, database {CLUSTER}\n\
              packet loss   {}\n\
              logs          {}\n\n\
-             In another terminal:\n{}\n{} status",
+             In another terminal:\n{}\n{} status\n{} history",
             self.dns.addr().port(),
             self.topology.port(),
             self.topology.address("a1").ip(),
@@ -526,6 +526,7 @@ impl Stage {
             link::drop_method(),
             self.dir.path().display(),
             environment.join("\n"),
+            self.exe.display(),
             self.exe.display(),
         )
     }

@@ -1,0 +1,174 @@
+//! A running lab takes orders: from its own terminal, and from others through a socket in its directory.
+//!
+//! ```text
+//! fault lose-region us-east-2      breaks something; see `lab drill --help` for what there is
+//! heal lose-region us-east-2       undoes it
+//! status                           who is the writer, what the record says, what is broken
+//! ```
+
+use crate::reaper;
+use crate::scenario::Breakage;
+use crate::stage::{PRIMARY, SECONDARY, Stage};
+use anyhow::{Context as _, Result, bail};
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+/// Name of the socket in a lab's directory.
+const SOCKET: &str = "control.sock";
+
+/// Longest line that is read.
+const LINE_BYTES_MAX: u64 = 1_000;
+
+/// One line, and where its answer goes.
+type Request = (String, oneshot::Sender<String>);
+
+/// Carries orders out until the process is stopped.
+///
+/// # Errors
+/// When the socket cannot be made, or a process of the service ends.
+pub async fn obey(mut stage: Stage) -> Result<()> {
+    let path = stage.path().join(SOCKET);
+    let listener = UnixListener::bind(&path).with_context(|| format!("listening on {}", path.display()))?;
+    let (requests, mut incoming) = mpsc::channel::<Request>(8);
+    tokio::spawn(listen(listener, requests.clone()));
+    if std::io::stdin().is_terminal() {
+        tokio::spawn(prompt(requests));
+    }
+    let mut broken: Vec<String> = Vec::new();
+    while let Some((line, answer)) = incoming.recv().await {
+        let said = match carry_out(&mut stage, &mut broken, line.trim()).await {
+            Ok(said) => said,
+            Err(error) => format!("error: {error:#}"),
+        };
+        // Whoever asked may be gone.
+        let _nobody_waits = answer.send(said);
+    }
+    Ok(())
+}
+
+async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, line: &str) -> Result<String> {
+    let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+    match verb {
+        "fault" => {
+            let breakage: Breakage = rest.parse()?;
+            breakage.make(stage, rand::random()).await?;
+            broken.push(rest.to_owned());
+            Ok(format!("done: {breakage}"))
+        }
+        "heal" => {
+            let breakage: Breakage = rest.parse()?;
+            breakage.undo(stage).await?;
+            broken.retain(|other| other != rest);
+            Ok(format!("healed: {breakage}"))
+        }
+        "status" => status(stage, broken).await,
+        _ => bail!("{line:?} is no order; write fault …, heal … or status"),
+    }
+}
+
+async fn status(stage: &mut Stage, broken: &[String]) -> Result<String> {
+    stage.all_alive()?;
+    let mut text = String::new();
+    match stage.record().await {
+        Ok(Some(record)) => {
+            let name = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();
+            writeln!(text, "state     {}", name(&record["state"]["name"]))?;
+            writeln!(text, "primary   {}, epoch {}", name(&record["primary"]), record["epoch"])?;
+            if !record["hold"].is_null() {
+                let hold = &record["hold"];
+                writeln!(text, "holds     {}; to go on: {}", name(&hold["detail"]), name(&hold["release"]))?;
+            }
+        }
+        Ok(None) => writeln!(text, "state     nothing is stored yet")?,
+        Err(error) => writeln!(text, "state     unknown: {error:#}")?,
+    }
+    for region in [PRIMARY, SECONDARY] {
+        let writer = stage.topology.writer();
+        let role = |id: &str| if id == writer { " (writer)" } else { "" };
+        let instances = stage.topology.instances(region);
+        let servers: Vec<String> = instances
+            .iter()
+            .map(|instance| format!("{}{} in {}", instance.id, role(&instance.id), instance.zone))
+            .collect();
+        writeln!(text, "{region} {}", servers.join(", "))?;
+    }
+    let account = stage.client.account();
+    writeln!(text, "writes    {} acknowledged, {} attempts failed", account.acknowledged.len(), account.failed.len())?;
+    write!(text, "broken    {}", if broken.is_empty() { "nothing".to_owned() } else { broken.join("; ") })?;
+    Ok(text)
+}
+
+async fn listen(listener: UnixListener, requests: mpsc::Sender<Request>) {
+    while let Ok((connection, _)) = listener.accept().await {
+        let requests = requests.clone();
+        tokio::spawn(async move {
+            if let Err(error) = answer(connection, requests).await {
+                tracing::debug!(error = format!("{error:#}"), "an order was not answered");
+            }
+        });
+    }
+}
+
+async fn answer(connection: UnixStream, requests: mpsc::Sender<Request>) -> Result<()> {
+    let (reader, mut writer) = connection.into_split();
+    let mut line = String::new();
+    BufReader::new(reader.take(LINE_BYTES_MAX)).read_line(&mut line).await?;
+    let (sender, said) = oneshot::channel();
+    requests.send((line, sender)).await.context("the lab is stopping")?;
+    writer.write_all(said.await?.as_bytes()).await?;
+    Ok(())
+}
+
+/// Orders typed where the lab was started.
+async fn prompt(requests: mpsc::Sender<Request>) {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let (sender, said) = oneshot::channel();
+        if requests.send((line, sender)).await.is_err() {
+            return;
+        }
+        if let Ok(said) = said.await {
+            println!("{said}");
+        }
+    }
+}
+
+/// Gives an order to the lab that runs on this machine.
+///
+/// # Errors
+/// When none runs, or several do and none is named, or the order was not carried out.
+pub async fn order(lab: Option<&Path>, line: &str) -> Result<String> {
+    let socket = match lab {
+        Some(dir) => dir.join(SOCKET),
+        None => only(reaper::running_labs().into_iter().map(|dir| dir.join(SOCKET)).filter(|path| path.exists()))?,
+    };
+    let connecting = UnixStream::connect(&socket).await;
+    let mut connection = connecting.with_context(|| format!("no lab listens on {}", socket.display()))?;
+    connection.write_all(format!("{line}\n").as_bytes()).await?;
+    let mut said = String::new();
+    connection.read_to_string(&mut said).await?;
+    match said.strip_prefix("error: ") {
+        Some(error) => bail!("{error}"),
+        None => Ok(said),
+    }
+}
+
+fn only(sockets: impl Iterator<Item = PathBuf>) -> Result<PathBuf> {
+    let sockets: Vec<PathBuf> = sockets.collect();
+    match &sockets[..] {
+        [] => bail!("no lab runs on this machine; start one with `aurora-failover lab`"),
+        [only] => Ok(only.clone()),
+        several => {
+            let dirs: Vec<String> =
+                several.iter().filter_map(|path| Some(path.parent()?.display().to_string())).collect();
+            bail!("several labs run; name one with --lab: {}", dirs.join(", "))
+        }
+    }
+}
