@@ -137,7 +137,7 @@ impl Target {
             Some(session) => session,
             None => self.database.connect(&self.endpoint).await?,
         };
-        let written = session.write(&format!("canary/{}", self.vantage), 0).await;
+        let written = session.write(&format!("canary/{}@{}", self.vantage, self.region), 0).await;
         if written.as_ref().is_ok() || written.as_ref().is_err_and(|error| error.class == "read-only") {
             self.writer = Some(session);
         }

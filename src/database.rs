@@ -6,6 +6,7 @@
 use crate::config::DatabaseSettings;
 use crate::dns::Dns;
 use async_trait::async_trait;
+use statemachine::{Region, Timestamp};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -14,7 +15,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 use tracing::debug;
 
-/// One row per writer of heartbeats; the newest wins.
+/// One row per writer of heartbeats; the newest wins. A vantage writes as `canary/NAME@REGION`, so that what it wrote in
+/// a region that is lost stays as it was.
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS aurora_failover_heartbeat (
     writer text PRIMARY KEY, epoch bigint NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp())";
 
@@ -24,6 +26,10 @@ const WRITE: &str = "INSERT INTO aurora_failover_heartbeat (writer, epoch) VALUE
 /// The lag of the region that answers, as Aurora reports it.
 const LAG: &str =
     "SELECT rpo_lag_in_msec FROM aurora_global_db_status() WHERE aws_region = $1 AND rpo_lag_in_msec >= 0";
+
+/// Time of the newest heartbeat that any vantage committed in a region, in milliseconds since 1970.
+const NEWEST: &str = "SELECT (extract(epoch FROM max(at)) * 1000)::bigint FROM aurora_failover_heartbeat
+    WHERE starts_with(writer, 'canary/') AND split_part(writer, '@', 2) = $1";
 
 /// The statement that makes new transactions of this database read-only.
 const READ_ONLY: &str = "SELECT format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database())";
@@ -126,6 +132,14 @@ pub trait Databases: Send + Sync {
     async fn prove_write(&self, name: &str, writer: &str, epoch: u64, deadline: Duration)
     -> Result<String, ProbeError>;
 
+    /// Opens a session to `name` and reads when a vantage last committed a heartbeat in `region`, within `deadline`.
+    async fn newest_heartbeat(
+        &self,
+        name: &str,
+        region: &Region,
+        deadline: Duration,
+    ) -> Result<Option<Timestamp>, ProbeError>;
+
     /// Opens a session to `name` and keeps the server behind it from taking writes, within `deadline`; answers what
     /// was done.
     async fn fence(&self, name: &str, deadline: Duration) -> Result<String, ProbeError>;
@@ -144,6 +158,20 @@ impl Databases for Database {
             let session = self.connect(name).await?;
             session.write(writer, epoch).await?;
             Ok(session.address.to_string())
+        })
+        .await
+    }
+
+    async fn newest_heartbeat(
+        &self,
+        name: &str,
+        region: &Region,
+        deadline: Duration,
+    ) -> Result<Option<Timestamp>, ProbeError> {
+        within(deadline, async {
+            let session = self.connect(name).await?;
+            let newest: Option<i64> = session.client.query_one(NEWEST, &[&region.as_str()]).await?.get(0);
+            Ok(newest.and_then(|ms| u64::try_from(ms).ok()).map(Timestamp))
         })
         .await
     }

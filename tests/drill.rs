@@ -193,6 +193,32 @@ fn nothing_survives_a_lab_that_is_interrupted() {
 }
 
 #[test]
+fn a_running_lab_takes_orders_from_another_terminal() {
+    let _machine = alone();
+    let (mut lab, dir) = start_and_wait();
+    let tell = |arguments: &[&str]| {
+        let dir = dir.to_str().expect("text");
+        let output = output(start(&[arguments, &["--lab", dir]].concat()));
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).expect("text"))
+    };
+    assert!(tell(&["status"]).1.contains("broken    nothing"));
+    let (done, said) = tell(&["fault", "sink", "a1"]);
+    assert!(!done && said.contains("breaks nothing") && said.contains("lose-region"), "{said}");
+    assert!(tell(&["fault", "lose-region", "us-east-2"]).0);
+    let began = Instant::now();
+    while !tell(&["status"]).1.contains("primary   us-west-2") {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", tell(&["status"]).1);
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
+    assert!(tell(&["status"]).1.contains("broken    lose-region us-east-2"));
+    assert!(tell(&["heal", "lose-region", "us-east-2"]).0);
+    lab.kill().expect("it runs");
+    lab.wait().expect("it ends");
+    assert_gone(&dir);
+}
+
+#[test]
 fn nothing_of_a_lab_listens_beyond_loopback() {
     let _machine = alone();
     let before = listeners();

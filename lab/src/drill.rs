@@ -82,6 +82,8 @@ pub struct DrillResult {
     pub longest_gap_ms: u64,
     /// The states entered since the first step, in order.
     pub path: Vec<String>,
+    /// The loss as the product measured it by its heartbeats, in the open episode.
+    pub rpo_heartbeat_ms: Option<u64>,
     /// Acknowledged writes that the last writer does not have.
     pub lost_writes: Option<u64>,
     /// Writes acknowledged over the whole drill.
@@ -346,6 +348,7 @@ async fn account(
         outage_ms: hand_over.map(|(last, first)| ms_between(last, first)),
         longest_gap_ms: longest_gap_ms(&account, course.fault()),
         path: entered.filter_map(|row| row["to"].as_str().map(str::to_owned)).collect(),
+        rpo_heartbeat_ms: stage.record().await?.and_then(|record| record["episode"]["rpo-heartbeat-ms"].as_u64()),
         lost_writes: lost_writes(stage, &account).await,
         acknowledged_writes: account.acknowledged.len() as u64,
         failed_attempts: account.failed.len() as u64,

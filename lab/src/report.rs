@@ -83,6 +83,7 @@ pub fn text(result: &DrillResult, with_history: bool) -> String {
     line!(text, "client write outage      {} ms", known(result.outage_ms));
     line!(text, "longest gap of writes    {} ms", result.longest_gap_ms);
     line!(text, "acknowledged writes      {}, lost {}", result.acknowledged_writes, known(result.lost_writes));
+    line!(text, "loss by heartbeats       {} ms", known(result.rpo_heartbeat_ms));
     line!(text, "failed client attempts   {}", result.failed_attempts);
     let calls = [result.failover_calls, result.switchover_calls, result.in_region_calls];
     line!(text, "accepted calls           {} failover, {} switchover, {} in-region", calls[0], calls[1], calls[2]);

@@ -69,6 +69,9 @@ enum Command {
         /// Print metrics to standard output once a minute, in CloudWatch's embedded format, instead of /metrics.
         #[arg(long)]
         emf: bool,
+        /// Be this vantage too, instead of running `canary` beside it.
+        #[arg(long, env = "AURORA_FAILOVER_VANTAGE")]
+        vantage: Option<String>,
     },
     /// Run one vantage: probe the writer by committing a row, publish what was seen.
     ///
@@ -180,13 +183,13 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 
 async fn dispatch(command: Command) -> Result<()> {
     match command {
-        Command::Serve { file, log, listen, emf } => {
+        Command::Serve { file, log, listen, emf, vantage } => {
             let _exporting = log.start()?;
-            serve(file.load()?, listen, emf).await
+            serve(file.load()?, listen, emf, vantage.map(Vantage)).await
         }
         Command::Canary { file, log, vantage } => {
             let _exporting = log.start()?;
-            probe(file.load()?, Vantage(vantage)).await
+            probe(file.load()?, Vantage(vantage), stop_on_signal()?).await
         }
         Command::Init { file } => {
             let settings = file.load()?;
@@ -213,8 +216,17 @@ fn show(text: &str) -> Result<()> {
     }
 }
 
-async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool) -> Result<()> {
+async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool, vantage: Option<Vantage>) -> Result<()> {
     let stop = stop_on_signal()?;
+    if let Some(vantage) = vantage {
+        is_known(&settings, &vantage)?;
+        let probing = probe(settings.clone(), vantage, stop.clone());
+        tokio::spawn(async move {
+            if let Err(error) = probing.await {
+                tracing::error!("this vantage does not probe: {error:#}");
+            }
+        });
+    }
     let health = Arc::new(Health::default());
     let metrics = if emf { telemetry::print_embedded(stop.clone())? } else { telemetry::collect(stop.clone())? };
     if let Some(listen) = listen {
@@ -256,15 +268,19 @@ fn routing_controls(_: &Settings) -> Option<Arc<dyn RoutingControls>> {
     None
 }
 
-async fn probe(settings: Settings, vantage: Vantage) -> Result<()> {
-    let known = settings.clusters.iter().any(|cluster| cluster.config.policy.vantages.contains(&vantage));
+fn is_known(settings: &Settings, vantage: &Vantage) -> Result<()> {
+    let known = settings.clusters.iter().any(|cluster| cluster.config.policy.vantages.contains(vantage));
     if !known {
         bail!("vantage {vantage:?} is in no cluster's `vantages`; its probes would not count. Add it there first");
     }
+    Ok(())
+}
+
+async fn probe(settings: Settings, vantage: Vantage, stop: CancellationToken) -> Result<()> {
+    is_known(&settings, &vantage)?;
     let sdk = aws::load(&settings.region, &settings.aws).await;
     let database = Database::new(settings.database.clone(), Dns::new(&settings.nameservers)?);
     let bus = Arc::new(EventBridge::new(&sdk, &settings.event_bus));
-    let stop = stop_on_signal()?;
     canary::run(vantage, &settings.clusters, &settings.canary, &database, bus, stop).await;
     Ok(())
 }

@@ -3,9 +3,9 @@
 
 use super::{Task, World};
 use crate::rds::RdsError;
-use statemachine::{Arn, Assessment, How, Outcome, Region, Report};
+use statemachine::{Arn, Assessment, How, Outcome, Region, Report, Timestamp};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Heartbeat writer name of the proof after a promotion.
 const WRITER: &str = "controller/promote";
@@ -32,7 +32,9 @@ pub(super) async fn run(world: &World, task: &Task, how: How, from: &Arn, to: &A
         };
         let detail = match see(&assessment, from, to) {
             Seen::Writer => match proof(world, task, to, region).await {
-                Ok(detail) => return Outcome::Done { report: Report::Promoted { called, detail } },
+                Ok((heartbeat_at, detail)) => {
+                    return Outcome::Done { report: Report::Promoted { called, heartbeat_at, detail } };
+                }
                 Err(detail) => detail,
             },
             Seen::UnderWay(detail) => detail,
@@ -108,14 +110,21 @@ async fn call(world: &World, task: &Task, how: How, to: &Arn, region: &Region) -
     }
 }
 
-/// Available, and a write commits there.
-async fn proof(world: &World, task: &Task, to: &Arn, region: &Region) -> Result<String, String> {
+/// Available, and a write commits there; with the time of the newest heartbeat of the old primary that arrived.
+async fn proof(world: &World, task: &Task, to: &Arn, region: &Region) -> Result<(Option<Timestamp>, String), String> {
     let facts = world.rds.cluster(region, to).await.map_err(|error| error.to_string())?;
     if facts.status != "available" {
         return Err(format!("{to} is the writer and {}", facts.status));
     }
     let Some(member) = task.config.member(region) else { return Err(format!("no member in {region}")) };
-    let written = world.database.prove_write(&member.endpoint, WRITER, task.epoch + 1, world.write_deadline).await;
+    let (written, heartbeat) = tokio::join!(
+        world.database.prove_write(&member.endpoint, WRITER, task.epoch + 1, world.write_deadline),
+        world.database.newest_heartbeat(&member.endpoint, &task.primary, world.write_deadline),
+    );
     let address = written.map_err(|error| format!("no write commits at {} yet: {error}", member.endpoint))?;
-    Ok(format!("{to} is the writer and committed a write at {address}"))
+    if let Err(error) = &heartbeat {
+        debug!(cluster = %task.cluster, %error, "the newest heartbeat is not known");
+    }
+    let detail = format!("{to} is the writer and committed a write at {address}");
+    Ok((heartbeat.unwrap_or_default(), detail))
 }

@@ -44,7 +44,9 @@ impl Service {
             let Some(claim) = pending.claim else { continue };
             let report = match pending.effect {
                 Effect::Assess { .. } => Report::Assessed(what_rds_says()),
-                Effect::Promote { .. } => Report::Promoted { called: true, detail: "it committed a write".into() },
+                Effect::Promote { .. } => {
+                    Report::Promoted { called: true, heartbeat_at: None, detail: "it committed a write".into() }
+                }
                 Effect::Fence { .. } => Report::Fenced { detail: "read-only".into() },
                 Effect::FailOverInRegion { .. } => Report::FailingOverInRegion,
                 Effect::Reroute { .. } => Report::Rerouted { at: self.now, detail: "in sync".into() },

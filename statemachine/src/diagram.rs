@@ -330,7 +330,7 @@ impl Walk {
         let (id, token) = (pending.id, pending.claim.as_ref()?.token);
         let report = match &pending.effect {
             Effect::Assess { .. } => Report::Assessed(assessment(&self.record)),
-            Effect::Promote { .. } => Report::Promoted { called: true, detail: String::new() },
+            Effect::Promote { .. } => Report::Promoted { called: true, heartbeat_at: None, detail: String::new() },
             Effect::FailOverInRegion { .. } => Report::FailingOverInRegion,
             Effect::Reroute { .. } => Report::Rerouted { at: self.now, detail: String::new() },
             Effect::Verify { .. } => Report::Verified { detail: String::new() },

@@ -214,6 +214,9 @@ pub enum Report {
     Promoted {
         /// Was it this try that made the call?
         called: bool,
+        /// Time of the newest heartbeat of the old primary that the new one has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        heartbeat_at: Option<Timestamp>,
         /// Human detail.
         detail: String,
     },

@@ -298,6 +298,10 @@ pub struct Episode {
     /// Lag of the target plus its age when the decision fell: the bound of the loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpo_bound_ms: Option<u64>,
+    /// From the newest heartbeat that the new primary has to the newest success that a vantage saw: the loss, as
+    /// measured in the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo_heartbeat_ms: Option<u64>,
     /// Tries of its effects that failed or whose outcome is unknown, all together.
     #[serde(default)]
     pub retries: u32,
@@ -319,6 +323,7 @@ impl Episode {
             verified_at: None,
             assessment: None,
             rpo_bound_ms: None,
+            rpo_heartbeat_ms: None,
             retries: 0,
         }
     }

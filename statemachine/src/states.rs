@@ -231,14 +231,18 @@ pub(crate) fn take_back_unless_allowed(record: &mut Record, turn: &mut Turn) -> 
 pub(crate) fn promoting_result(record: &mut Record, turn: &mut Turn, target: &Region) -> Next {
     match &turn.done {
         _ if turn.refused => turn.cancel(record, Rule::SwitchoverFailed),
-        Some((Effect::Promote { .. }, Report::Promoted { .. })) => promoted(record, turn, target),
+        Some((Effect::Promote { .. }, Report::Promoted { heartbeat_at, .. })) => {
+            let heartbeat_at = *heartbeat_at;
+            promoted(record, turn, target, heartbeat_at)
+        }
         _ => Super,
     }
 }
 
-fn promoted(record: &mut Record, turn: &mut Turn, target: &Region) -> Next {
+fn promoted(record: &mut Record, turn: &mut Turn, target: &Region, heartbeat_at: Option<Timestamp>) -> Next {
     let changes = record.route_changes(target);
     let old = record.primary.clone();
+    let newest_ok = record.evidence.newest_ok;
     move_primary(record, turn, target);
     record.hold = None;
     let planned = record.episode.as_ref().is_some_and(|episode| episode.kind == EpisodeKind::Switchover);
@@ -253,6 +257,7 @@ fn promoted(record: &mut Record, turn: &mut Turn, target: &Region) -> Next {
     }
     if let Some(episode) = &mut record.episode {
         episode.promoted_at = Some(turn.now);
+        episode.rpo_heartbeat_ms = newest_ok.zip(heartbeat_at).map(|(ok, heartbeat)| ok.since_ms(heartbeat));
     }
     let deadline = turn.now.plus_ms(record.config.policy.reroute_deadline_ms);
     turn.issue(record, Effect::Reroute { changes }, deadline);

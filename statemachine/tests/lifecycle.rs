@@ -469,3 +469,12 @@ fn the_promoting_state_names_its_target() {
     let cluster = Cluster::promoting();
     assert!(matches!(&cluster.record().state, State::Promoting { target, .. } if target.as_str() == WEST));
 }
+
+#[test]
+fn the_loss_is_measured_from_the_newest_heartbeat_that_the_new_primary_has() {
+    let mut cluster = Cluster::promoting();
+    let newest_ok = cluster.record().evidence.newest_ok.expect("it was healthy");
+    let heartbeat_at = Some(statemachine::Timestamp(newest_ok.0 - 1_200));
+    cluster.done("promote", Report::Promoted { called: true, heartbeat_at, detail: String::new() });
+    assert_eq!(cluster.record().episode.as_ref().and_then(|episode| episode.rpo_heartbeat_ms), Some(1_200));
+}

@@ -334,7 +334,7 @@ impl World {
                 done(Report::Assessed(answer))
             }
             Effect::Promote { to, .. } if *to == arn(self.writer) && self.failing_over_to.is_none() => {
-                done(Report::Promoted { called: false, detail: String::new() })
+                done(Report::Promoted { called: false, heartbeat_at: None, detail: String::new() })
             }
             Effect::Promote { .. } if self.failing_over_to.is_some() => {
                 Some(Outcome::InProgress { detail: String::new() })

@@ -183,7 +183,7 @@ impl Walk {
                 }
                 Report::Assessed(answer)
             }
-            Effect::Promote { .. } => Report::Promoted { called: true, detail: String::new() },
+            Effect::Promote { .. } => Report::Promoted { called: true, heartbeat_at: None, detail: String::new() },
             Effect::Fence { .. } => Report::Fenced { detail: String::new() },
             Effect::FailOverInRegion { .. } => Report::FailingOverInRegion,
             Effect::Reroute { .. } => Report::Rerouted { at: self.now, detail: String::new() },

@@ -619,6 +619,15 @@ impl Databases for Process {
         }
     }
 
+    async fn newest_heartbeat(
+        &self,
+        _name: &str,
+        _region: &Region,
+        _deadline: Duration,
+    ) -> Result<Option<Timestamp>, ProbeError> {
+        Ok(None)
+    }
+
     async fn fence(&self, name: &str, deadline: Duration) -> Result<String, ProbeError> {
         let region = region_of(name).expect("an endpoint of the world");
         if !self.world.truth().up[region] {

@@ -194,7 +194,7 @@ pub fn probe(vantage: &str, sequence: u64, target: &str, outcome: &str) -> Probe
 }
 
 pub fn promoted() -> Report {
-    Report::Promoted { called: true, detail: String::new() }
+    Report::Promoted { called: true, heartbeat_at: None, detail: String::new() }
 }
 
 pub fn assessment(writer: &str) -> Assessment {
