@@ -193,6 +193,24 @@ fn nothing_survives_a_lab_that_is_interrupted() {
 }
 
 #[test]
+fn behind_the_proxy_clients_wait_for_a_failover_inside_the_region_and_see_no_error_of_a_planned_one() {
+    let _machine = alone();
+    let output = output(start(&["in-region", "--clients", "4", "--json"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let seen: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    let case = |cause: &str, through: &str| {
+        seen.iter().find(|seen| seen["cause"] == cause && seen["through"] == through).expect("four cases")
+    };
+    assert!(seen.iter().all(|seen| seen["lost_writes"] == 0), "{seen:#?}");
+    assert_eq!(case("planned", "proxy")["errors"], 0, "{seen:#?}");
+    assert_eq!(case("planned", "proxy")["reconnects"], 0, "{seen:#?}");
+    assert!(case("planned", "cluster")["errors"].as_u64() > Some(0), "without a proxy they notice: {seen:#?}");
+    let of_a_crash = case("crash", "proxy");
+    assert!(of_a_crash["errors"].as_u64() <= Some(4), "at most the statement under way: {of_a_crash:#?}");
+    assert_eq!(of_a_crash["reconnects"], 0, "{of_a_crash:#?}");
+}
+
+#[test]
 fn a_running_lab_takes_orders_from_another_terminal() {
     let _machine = alone();
     let (mut lab, dir) = start_and_wait();

@@ -4,7 +4,7 @@ use crate::aws::Fault;
 use crate::drill::{self, DrillOptions, KillController};
 use crate::scenario::{self, Scenario};
 use crate::stage::{Profile, RouteBy, Stage, StageOptions};
-use crate::{control, progress, reaper, report, soak};
+use crate::{control, in_region, progress, reaper, report, soak};
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -86,6 +86,15 @@ enum Command {
         /// Seed of everything that is drawn; printed with the result.
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
+    },
+    /// Move the writer inside its region, planned and by a crash, and show what clients see, with the proxy and without.
+    InRegion {
+        /// How many clients write.
+        #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+        clients: u16,
+        /// Print JSON on standard output.
+        #[arg(long)]
+        json: bool,
     },
     /// Break something in the lab that runs: lose-region REGION, isolate VANTAGE, blindfold VANTAGE REGION,
     /// crash SERVER, hang SERVER, cut-replication, aws FAULT, kill-controller NUMBER.
@@ -179,6 +188,11 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
             }
             debug_assert!(all || scenarios.len() == 1);
             drills(&scenarios, &options, json, repeat, keep).await
+        }
+        Some(Command::InRegion { clients, json }) => {
+            let seen = in_region::run(usize::from(clients)).await?;
+            report::show(&if json { serde_json::to_string_pretty(&seen)? } else { in_region::text(&seen) })?;
+            Ok(ExitCode::SUCCESS)
         }
         Some(Command::Fault(Order { breakage, which })) => tell(&which, "fault", &breakage).await,
         Some(Command::Heal(Order { breakage, which })) => tell(&which, "heal", &breakage).await,

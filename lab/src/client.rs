@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client as Session, NoTls};
 
 /// Table of the application's rows.
@@ -30,6 +31,8 @@ pub struct ClientOptions {
     pub nameserver: SocketAddr,
     /// Database.
     pub database: String,
+    /// Number of the first write.
+    pub first: i64,
     /// Pause between two writes.
     pub pace: Duration,
     /// The application gives a connection attempt up after this.
@@ -56,6 +59,8 @@ pub struct Account {
     pub acknowledged: Vec<Acknowledged>,
     /// Writes and connection attempts that failed, with the time.
     pub failed: Vec<(SystemTime, String)>,
+    /// Connections that were opened.
+    pub connections: usize,
 }
 
 impl Account {
@@ -65,6 +70,14 @@ impl Account {
         let last = self.acknowledged.iter().rev().find(|ack| ack.by == old)?;
         let first = self.acknowledged.iter().find(|ack| ack.by != old && ack.at > last.at)?;
         Some((*last, *first))
+    }
+
+    /// Longest time between two acknowledged writes, the second one after `since`.
+    #[must_use]
+    pub fn longest_gap_ms(&self, since: SystemTime) -> u64 {
+        let pairs = self.acknowledged.windows(2).filter(|pair| pair[1].at > since);
+        let gaps = pairs.filter_map(|pair| pair[1].at.duration_since(pair[0].at).ok());
+        gaps.max().map_or(0, |gap| gap.as_millis() as u64)
     }
 
     /// Numbers of all acknowledged writes.
@@ -142,14 +155,20 @@ impl Drop for Open {
 impl Writer {
     async fn run(self) {
         let mut open: Option<Open> = None;
-        let mut number = 0;
+        let mut number = self.options.first - 1;
         let mut ticks = tokio::time::interval(self.options.pace);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let connected = match open.take() {
                 Some(connected) => Ok(connected),
-                None => within(self.options.connect_timeout, self.connect()).await,
+                None => {
+                    let connected = within(self.options.connect_timeout, self.connect()).await;
+                    if connected.is_ok() {
+                        self.account.lock().expect("no panic while it is held").connections += 1;
+                    }
+                    connected
+                }
             };
             let connected = match connected {
                 Ok(connected) => connected,
@@ -166,7 +185,13 @@ impl Writer {
                     self.latest.send_replace(Some(ack));
                     open = Some(connected);
                 }
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    self.failed(&error);
+                    // An application keeps a connection on which a statement was refused, but not one to a replica.
+                    let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+                    let refused = code.is_some_and(|code| *code != SqlState::READ_ONLY_SQL_TRANSACTION);
+                    open = Some(connected).filter(|open| refused && !open.connection.is_finished());
+                }
             }
         }
     }

@@ -346,7 +346,7 @@ async fn account(
         outcome: DrillOutcome::Failed,
         problems: Vec::new(),
         outage_ms: hand_over.map(|(last, first)| ms_between(last, first)),
-        longest_gap_ms: longest_gap_ms(&account, course.fault()),
+        longest_gap_ms: account.longest_gap_ms(course.fault()),
         path: entered.filter_map(|row| row["to"].as_str().map(str::to_owned)).collect(),
         rpo_heartbeat_ms: stage.record().await?.and_then(|record| record["episode"]["rpo-heartbeat-ms"].as_u64()),
         lost_writes: lost_writes(stage, &account).await,
@@ -392,11 +392,6 @@ fn unexpected(expect: &Expect, result: &DrillResult, rows: &[Value]) -> Vec<Stri
     let missing = expect.rules.iter().filter(|rule| !fired(rule));
     problems.extend(missing.map(|rule| format!("no turn was made by the rule {rule}")));
     problems
-}
-
-fn longest_gap_ms(account: &Account, since: SystemTime) -> u64 {
-    let pairs = account.acknowledged.windows(2).filter(|pair| pair[1].at > since);
-    pairs.map(|pair| ms_between(pair[0].at, pair[1].at)).max().unwrap_or_default()
 }
 
 /// Kills the controller somewhere between the fault and a little after the usual recovery.

@@ -11,6 +11,7 @@ pub mod client;
 pub mod control;
 pub mod dns;
 pub mod drill;
+pub mod in_region;
 pub mod link;
 pub mod postgres;
 pub mod progress;

@@ -6,7 +6,7 @@
 
 use crate::aws::{Aws, AwsOptions, FailoverRecords, GlobalCluster, Member, Timing};
 use crate::client::{self, Client, ClientOptions};
-use crate::dns::{DnsServer, Zones};
+use crate::dns::{DnsServer, RecordKind, Zones};
 use crate::link::{self, Link};
 use crate::postgres::{Binaries, Topology, TopologyOptions, seen_by};
 use crate::progress::Progress;
@@ -17,7 +17,7 @@ use clap::ValueEnum;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -53,6 +53,8 @@ const VANTAGES: [(&str, &str); 3] = [(SECONDARY, SECONDARY), (PRIMARY, PRIMARY),
 const STEADY_WITHIN: Duration = Duration::from_secs(120);
 /// Pause between two looks at the record.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Numbers of writes that each client of a fleet has for itself.
+const FLEET_NUMBERS: i64 = 1_000_000_000;
 /// A page of metrics is shorter.
 const METRICS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Writes that the application must have made before anything is broken.
@@ -100,6 +102,16 @@ impl Profile {
             Self::Default => Duration::from_secs(10),
         }
     }
+}
+
+/// How clients of the primary region connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Endpoint {
+    /// To the cluster's writer endpoint.
+    Cluster,
+    /// To the proxy.
+    Proxy,
 }
 
 /// How to start a lab.
@@ -230,6 +242,10 @@ impl Stage {
         let zones = Zones::new();
         let dns = DnsServer::start(zones.clone()).await?;
         zones.add_zone(ENDPOINT_ZONE)?;
+        for region in [PRIMARY, SECONDARY] {
+            let address = topology.proxy_address(region).ip().to_string();
+            zones.set(&proxy_endpoint(region), RecordKind::A, 1, &[&address])?;
+        }
         let member = |region: &str| Member {
             region: region.into(),
             cluster_id: cluster_id(region),
@@ -273,6 +289,7 @@ impl Stage {
             port: topology.port(),
             nameserver: dns.addr(),
             database: CLUSTER.into(),
+            first: 1,
             pace: Duration::from_millis(10),
             connect_timeout,
             write_timeout,
@@ -305,6 +322,30 @@ impl Stage {
             stage.start_canary(index)?;
         }
         Ok(stage)
+    }
+
+    /// Starts more clients, all in the primary region.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn start_clients(&self, through: Endpoint, count: usize) -> Result<Vec<Client>> {
+        let name = match through {
+            Endpoint::Cluster => endpoint(PRIMARY),
+            Endpoint::Proxy => proxy_endpoint(PRIMARY),
+        };
+        let client = |number: usize| {
+            Client::start(ClientOptions {
+                name: name.clone(),
+                port: self.topology.port(),
+                nameserver: self.dns.addr(),
+                database: CLUSTER.into(),
+                first: FLEET_NUMBERS * i64::try_from(number).expect("a few clients"),
+                pace: Duration::from_millis(20),
+                connect_timeout: Duration::from_secs(2),
+                write_timeout: Duration::from_secs(10),
+            })
+        };
+        (1..=count).map(client).collect()
     }
 
     /// Waits until the record says healthy, every vantage is heard of, and the application writes.
@@ -639,6 +680,11 @@ fn free_address() -> Result<SocketAddr> {
 
 fn cluster_id(region: &str) -> String {
     format!("{CLUSTER}-{region}")
+}
+
+/// The proxy in front of a region's cluster.
+fn proxy_endpoint(region: &str) -> String {
+    format!("{CLUSTER}.proxy-lab.{region}.{ENDPOINT_ZONE}")
 }
 
 /// Reader endpoint of a region's cluster.

@@ -2,6 +2,7 @@
 
 mod binaries;
 mod node;
+mod proxy;
 mod topology;
 
 pub use binaries::Binaries;

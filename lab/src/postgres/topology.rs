@@ -8,6 +8,7 @@
 
 use super::binaries::Binaries;
 use super::node::{self, Launcher, Node, RunAs};
+use super::proxy;
 use crate::aws::Databases;
 use crate::link::{Link, bind_same_port};
 use crate::reaper::Reaper;
@@ -122,6 +123,9 @@ pub struct Topology {
     following: Mutex<BTreeSet<&'static str>>,
     paths: Vec<Path>,
     cuts: Mutex<Cuts>,
+    /// Port of each region's head, for its proxy.
+    head_ports: BTreeMap<String, watch::Sender<u16>>,
+    proxies: Vec<JoinHandle<()>>,
     writer: watch::Sender<&'static str>,
     heartbeat: JoinHandle<()>,
 }
@@ -129,8 +133,12 @@ pub struct Topology {
 impl Drop for Topology {
     fn drop(&mut self) {
         self.heartbeat.abort();
+        self.proxies.iter().for_each(JoinHandle::abort);
     }
 }
+
+/// Last number of every proxy's address.
+const PROXY: u8 = 9;
 
 fn public_ip(node: &str) -> Ipv4Addr {
     let [region, number] = node.as_bytes() else { panic!("{node} is no server") };
@@ -157,7 +165,17 @@ impl Topology {
         let dir = options.dir.clone();
         let launcher = Launcher { binaries: binaries.clone(), reaper: Arc::clone(reaper), run_as, dir };
 
-        let (port, paths) = links(&options)?;
+        let mut proxies = Vec::new();
+        let mut head_ports = BTreeMap::new();
+        let mut doors = Vec::new();
+        for region in [&options.primary_region, &options.secondary_region] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+            doors.push((region.clone(), listener.local_addr()?));
+            let port = watch::Sender::new(0);
+            proxies.push(tokio::spawn(proxy::serve(listener, port.subscribe())));
+            head_ports.insert(region.clone(), port);
+        }
+        let (port, paths) = links(&options, &doors)?;
         let heads = [(options.primary_region.clone(), "a1"), (options.secondary_region.clone(), "b1")];
         let ports: Arc<Mutex<BTreeMap<&'static str, u16>>> = Arc::default();
         let writer = watch::Sender::new("a1");
@@ -172,6 +190,8 @@ impl Topology {
             following: Mutex::new(["a2", "b1", "b2"].into()),
             paths,
             cuts: Mutex::default(),
+            head_ports,
+            proxies,
             writer,
             heartbeat,
         };
@@ -199,6 +219,12 @@ impl Topology {
     #[must_use]
     pub fn address(&self, node: &str) -> SocketAddr {
         SocketAddr::from((public_ip(node), self.port))
+    }
+
+    /// Public address of the proxy in front of the region's writer.
+    #[must_use]
+    pub fn proxy_address(&self, region: &str) -> SocketAddr {
+        SocketAddr::from((proxy_ip(&self.options, region), self.port))
     }
 
     /// How to reach a node past all faults, as superuser.
@@ -395,6 +421,10 @@ impl Topology {
                 path.link.retarget(SocketAddr::from(([127, 0, 0, 1], *port)));
             }
         }
+        for (region, sender) in &self.head_ports {
+            let port = self.head(region).ok().and_then(|head| ports.get(head).copied());
+            sender.send_if_modified(|now| port.is_some_and(|port| std::mem::replace(now, port) != port));
+        }
     }
 
     /// Tells a running server what it is now.
@@ -496,7 +526,7 @@ impl Topology {
 }
 
 /// Public addresses and replication between the regions; none leads anywhere yet.
-fn links(options: &TopologyOptions) -> Result<(u16, Vec<Path>)> {
+fn links(options: &TopologyOptions, proxies: &[(String, SocketAddr)]) -> Result<(u16, Vec<Path>)> {
     let region = |node: &str| if node.starts_with('a') { &options.primary_region } else { &options.secondary_region };
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
     let mut doors = Vec::new();
@@ -505,10 +535,15 @@ fn links(options: &TopologyOptions) -> Result<(u16, Vec<Path>)> {
             doors.push((vantage, node, IpAddr::from(seen_by(vantage, public_ip(node)))));
         }
     }
-    let ips: Vec<IpAddr> = doors.iter().map(|(_, _, ip)| *ip).collect();
-    let listeners = bind_same_port(&ips)?;
+    let ips = doors.iter().map(|(_, _, ip)| *ip);
+    let ips: Vec<IpAddr> = ips.chain(proxies.iter().map(|(region, _)| proxy_ip(options, region).into())).collect();
+    let mut listeners = bind_same_port(&ips)?;
     let port = listeners[0].local_addr()?.port();
     let mut paths = Vec::new();
+    for ((region, proxy), listener) in proxies.iter().zip(listeners.split_off(doors.len())) {
+        let link = Link::open(&format!("proxy of {region}"), listener, *proxy)?;
+        paths.push(Path { regions: vec![region.clone()], vantage: 0, to: "proxy".into(), link });
+    }
     for ((vantage, node, _), listener) in doors.into_iter().zip(listeners) {
         let link = Link::open(&format!("{vantage} to {node}"), listener, nowhere)?;
         let own = vantage.checked_sub(1).map(|index| options.vantage_regions[index].clone());
@@ -522,6 +557,10 @@ fn links(options: &TopologyOptions) -> Result<(u16, Vec<Path>)> {
         paths.push(Path { regions: vec![from.clone(), to.clone()], vantage: 0, to: to.clone(), link });
     }
     Ok((port, paths))
+}
+
+fn proxy_ip(options: &TopologyOptions, region: &str) -> Ipv4Addr {
+    Ipv4Addr::new(127, if region == options.primary_region { 10 } else { 20 }, 0, PROXY)
 }
 
 fn dsn(port: u16, database: &str) -> String {
