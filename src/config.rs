@@ -13,7 +13,7 @@ use statemachine::{
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Everything that the file says.
@@ -54,7 +54,7 @@ pub struct AwsSettings {
     pub poll_every: Duration,
 }
 
-/// How to reach PostgreSQL. The password is read from the environment, never from the file.
+/// How to reach PostgreSQL. A password never stands in the file.
 #[derive(Clone)]
 pub struct DatabaseSettings {
     /// Port of every endpoint.
@@ -63,8 +63,35 @@ pub struct DatabaseSettings {
     pub user: String,
     /// Database name.
     pub name: String,
-    /// Its value never leaves this struct but to the server.
-    pub password: Option<String>,
+    /// Where the password comes from.
+    pub password: PasswordSource,
+    /// How connections are protected.
+    pub tls: Tls,
+}
+
+/// Where the password comes from. Its value goes to the server only.
+#[derive(Clone)]
+pub enum PasswordSource {
+    /// From the environment; none when the variable is not set.
+    Environment(Option<String>),
+    /// A file, read at each connection.
+    File(PathBuf),
+    /// A secret of Secrets Manager: the password, or JSON with `password` in it. Read again when it is refused.
+    Secret(String),
+    /// An RDS IAM authentication token, made for each connection.
+    IamToken,
+}
+
+/// How connections to PostgreSQL are protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tls {
+    /// TLS; the server's certificate must be of these authorities, and name the endpoint.
+    Verify {
+        /// PEM bundle, such as the RDS global bundle.
+        ca_file: PathBuf,
+    },
+    /// None.
+    Off,
 }
 
 impl fmt::Debug for DatabaseSettings {
@@ -222,17 +249,28 @@ struct DatabaseSection {
     port: u16,
     user: String,
     name: String,
-    #[serde(default = "default_password_env")]
-    password_env: String,
+    password_env: Option<String>,
+    password_file: Option<PathBuf>,
+    password_secret: Option<String>,
+    #[serde(default)]
+    iam_token: bool,
+    tls: TlsSection,
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum TlsSection {
+    Verify,
+    Off,
 }
 
 fn default_port() -> u16 {
     5432
 }
 
-fn default_password_env() -> String {
-    "AURORA_FAILOVER_DB_PASSWORD".into()
-}
+/// Variable that holds the password where nothing else is said.
+const PASSWORD_ENV: &str = "AURORA_FAILOVER_DB_PASSWORD";
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -476,15 +514,46 @@ impl Check {
                 poll_every: self.duration("aws.poll-every", &or(&file.aws.poll_every, defaults.poll_every)),
             },
             nameservers,
-            database: DatabaseSettings {
-                port: file.database.port,
-                user: file.database.user,
-                name: file.database.name,
-                password: environment(&file.database.password_env),
-            },
+            database: self.database(file.database, environment),
             canary,
             clusters,
         }
+    }
+
+    fn database(&mut self, file: DatabaseSection, environment: &impl Fn(&str) -> Option<String>) -> DatabaseSettings {
+        let given =
+            [file.password_env.is_some(), file.password_file.is_some(), file.password_secret.is_some(), file.iam_token];
+        if given.iter().filter(|given| **given).count() > 1 {
+            let fix = "there is more than one source of the password; keep one of password-env, password-file, \
+                       password-secret and iam-token";
+            self.problem("database", "(password)", fix);
+        }
+        if file.iam_token && file.tls == TlsSection::Off {
+            self.problem("database.iam-token", true, "needs tls = \"verify\": RDS takes tokens over TLS only");
+        }
+        let password = match (file.password_file, file.password_secret) {
+            _ if file.iam_token => PasswordSource::IamToken,
+            (Some(path), _) => PasswordSource::File(path),
+            (None, Some(secret)) => {
+                if secret.split(':').nth(3).is_none_or(str::is_empty) {
+                    self.problem("database.password-secret", format!("{secret:?}"), "must be the ARN of the secret");
+                }
+                PasswordSource::Secret(secret)
+            }
+            (None, None) => {
+                PasswordSource::Environment(environment(file.password_env.as_deref().unwrap_or(PASSWORD_ENV)))
+            }
+        };
+        let tls = match (file.tls, file.ca_file) {
+            (TlsSection::Verify, Some(ca_file)) => Tls::Verify { ca_file },
+            (TlsSection::Verify, None) => {
+                let fix = "needs ca-file, the PEM bundle of RDS's certificate authorities (global-bundle.pem)";
+                self.problem("database.tls", "\"verify\"", fix);
+                Tls::Off
+            }
+            (TlsSection::Off, _) => Tls::Off,
+        };
+        DatabaseSettings { port: file.port, user: file.user, name: file.name, password, tls }
     }
 
     fn cluster(&mut self, section: ClusterSection, defaults: &Defaults, canary: &CanarySettings) -> ClusterSettings {
@@ -740,6 +809,22 @@ mod tests {
         assert!(problems(&by(bucket)).contains("has bucket: which another"), "an object for nothing");
         assert!(problems(&by("")).contains("needs `zone`"), "a record without its zone");
         assert!(problems(&by("by = \"arc\"")).contains("[[cluster.route.endpoint]]"), "controls without endpoints");
+    }
+
+    #[test]
+    fn a_password_has_one_source_and_travels_protected() {
+        let with = |text: &str| EXAMPLE.replace("name = \"orders\"\ntls", &format!("name = \"orders\"\n{text}\ntls"));
+        let password = |text: &str| parse(&with(text), "x", |_| None).expect("valid").database.password;
+        assert!(matches!(password("iam-token = true"), PasswordSource::IamToken));
+        assert!(matches!(password("password-file = \"/run/secrets/db\""), PasswordSource::File(_)));
+        let secret = "password-secret = \"arn:aws:secretsmanager:us-west-2:123456789012:secret:db\"";
+        assert!(matches!(password(secret), PasswordSource::Secret(_)));
+        assert!(problems(&with(&format!("{secret}\niam-token = true"))).contains("keep one of"));
+        assert!(problems(&with("password-secret = \"db\"")).contains("must be the ARN"));
+        let plain = with("iam-token = true").replace("tls = \"verify\"", "tls = \"off\"");
+        assert!(problems(&plain).contains("over TLS only"));
+        let unverified = EXAMPLE.lines().filter(|line| !line.starts_with("ca-file")).collect::<Vec<_>>().join("\n");
+        assert!(problems(&unverified).contains("needs ca-file"));
     }
 
     #[test]

@@ -1,18 +1,27 @@
 //! The proof that a database takes writes: a heartbeat row, committed before a deadline.
 //!
-//! Names are resolved by our own resolver and never cached, so that a probe follows DNS at once. No TLS yet: the
-//! server must accept plain connections from the vantages.
+//! Names are resolved by our own resolver and never cached, so that a probe follows DNS at once.
 
-use crate::config::DatabaseSettings;
+use crate::config::{AwsSettings, DatabaseSettings, Tls};
 use crate::dns::Dns;
+use crate::password::Passwords;
 use async_trait::async_trait;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
 use statemachine::{Region, Timestamp};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Connection, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
 /// One row per writer of heartbeats; the newest wins. A vantage writes as `canary/NAME@REGION`, so that what it wrote in
@@ -43,7 +52,7 @@ const END_SESSIONS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{class}: {detail}")]
 pub struct ProbeError {
-    /// One of `dns`, `timeout`, `refused`, `connection`, `read-only`, `server`.
+    /// One of `dns`, `timeout`, `refused`, `connection`, `tls`, `password`, `read-only`, `server`.
     pub class: &'static str,
     /// Human detail.
     pub detail: String,
@@ -61,10 +70,16 @@ impl From<tokio_postgres::Error> for ProbeError {
         let class = match error.code() {
             Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => "read-only",
             Some(_) => "server",
+            None if is_about_tls(&error) => "tls",
             None => "connection",
         };
         Self::new(class, crate::aws::chain(&error))
     }
+}
+
+fn is_about_tls(error: &tokio_postgres::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// An open connection to one endpoint.
@@ -87,21 +102,32 @@ impl Drop for Session {
 pub struct Database {
     settings: DatabaseSettings,
     dns: Dns,
+    tls: Option<MakeRustlsConnect>,
+    passwords: Arc<Passwords>,
 }
 
 impl Database {
-    /// With these credentials, and names resolved by `dns`.
-    #[must_use]
-    pub fn new(settings: DatabaseSettings, dns: Dns) -> Self {
-        Self { settings, dns }
-    }
-
-    /// Opens a session to the first address of `name`; the caller sets the deadline.
+    /// With these settings, and names resolved by `dns`.
     ///
     /// # Errors
-    /// Classes `dns`, `refused`, `connection`, `server`.
+    /// When the certificate authorities cannot be read.
+    pub fn new(settings: DatabaseSettings, aws: &AwsSettings, dns: Dns) -> Result<Self, ProbeError> {
+        let tls = match &settings.tls {
+            Tls::Verify { ca_file } => Some(verifying(ca_file)?),
+            Tls::Off => None,
+        };
+        let passwords = Arc::new(Passwords::new(settings.password.clone(), aws.clone()));
+        Ok(Self { settings, dns, tls, passwords })
+    }
+
+    /// Opens a session to the first address of `name`; the caller sets the deadline. With TLS the certificate must
+    /// name the endpoint: for a public name that is an alias, the endpoint that it leads to.
+    ///
+    /// # Errors
+    /// Classes `dns`, `refused`, `connection`, `tls`, `password`, `server`.
     pub async fn connect(&self, name: &str) -> Result<Session, ProbeError> {
-        let addresses = self.dns.addresses(name).await.map_err(|e| ProbeError::new("dns", e.to_string()))?;
+        let found = self.dns.addresses(name).await.map_err(|e| ProbeError::new("dns", e.to_string()))?;
+        let (endpoint, addresses) = (found.0.trim_end_matches('.').to_owned(), found.1);
         let ip = addresses.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0]));
         let address = SocketAddr::new(ip, self.settings.port);
         let stream = TcpStream::connect(address).await.map_err(|error| {
@@ -112,17 +138,61 @@ impl Database {
         let _best_effort = stream.set_nodelay(true);
         let mut config = tokio_postgres::Config::new();
         config.user(&self.settings.user).dbname(&self.settings.name).application_name("aurora-failover");
-        if let Some(password) = &self.settings.password {
+        if let Some(password) = self.passwords.get(&endpoint, self.settings.port, &self.settings.user).await? {
             config.password(password);
         }
-        let (client, connection) = config.connect_raw(stream, NoTls).await?;
-        let connection = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "connection ended");
+        let opened = match self.tls.clone() {
+            Some(mut tls) => {
+                let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut tls, &endpoint);
+                let tls = tls.map_err(|error| ProbeError::new("tls", format!("{endpoint}: {error}")))?;
+                config.ssl_mode(SslMode::Require);
+                let opened = config.connect_raw(stream, tls).await;
+                opened.map(|(client, connection)| (client, carry(connection)))
             }
-        });
-        Ok(Session { client, connection, address })
+            None => {
+                let opened = config.connect_raw(stream, NoTls).await;
+                opened.map(|(client, connection)| (client, carry(connection)))
+            }
+        };
+        match opened {
+            Ok((client, connection)) => Ok(Session { client, connection, address }),
+            Err(error) => {
+                if error.code() == Some(&SqlState::INVALID_PASSWORD) {
+                    self.passwords.forget().await;
+                }
+                Err(error.into())
+            }
+        }
     }
+}
+
+fn carry<S, T>(connection: Connection<S, T>) -> JoinHandle<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            debug!(%error, "connection ended");
+        }
+    })
+}
+
+/// TLS that trusts the authorities of this bundle, and nobody else.
+fn verifying(ca_file: &Path) -> Result<MakeRustlsConnect, ProbeError> {
+    let failed = |detail: String| ProbeError::new("tls", format!("ca-file {}: {detail}", ca_file.display()));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(ca_file).map_err(|error| failed(error.to_string()))? {
+        let certificate = certificate.map_err(|error| failed(error.to_string()))?;
+        roots.add(certificate).map_err(|error| failed(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(failed("there is no certificate in it".into()));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| failed(error.to_string()))?;
+    Ok(MakeRustlsConnect::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// What the effects need of PostgreSQL.

@@ -57,14 +57,19 @@ impl Dns {
         Ok(Self { resolver })
     }
 
-    /// The addresses of `name`, CNAMEs followed.
+    /// The addresses of `name`, CNAMEs followed, and the name that has them.
     ///
     /// # Errors
     /// When there is no answer or no address.
-    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, DnsError> {
+    pub async fn addresses(&self, name: &str) -> Result<(String, Vec<IpAddr>), DnsError> {
         let found = self.resolver.lookup_ip(name).await.map_err(|error| failed(name, &error.to_string()))?;
         let addresses: Vec<IpAddr> = found.iter().collect();
-        if addresses.is_empty() { Err(failed(name, "no address")) } else { Ok(addresses) }
+        let mut aliases = found.as_lookup().answers().iter().rev().filter_map(|record| match &record.data {
+            RData::CNAME(target) => Some(target.0.to_string().to_ascii_lowercase()),
+            _ => None,
+        });
+        let canonical = aliases.next().unwrap_or_else(|| name.to_ascii_lowercase());
+        if addresses.is_empty() { Err(failed(name, "no address")) } else { Ok((canonical, addresses)) }
     }
 }
 

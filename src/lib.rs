@@ -2,7 +2,7 @@
 //!
 //! The flow, and the only one: canary → EventBridge → SQS → [`inbox`] → [`controller`] turn → [`store`] →
 //! [`effects`] → result → turn. SDK types stay inside the one module that calls them ([`store`], [`inbox`],
-//! [`bus`], [`rds`], [`route53`], [`s3`], [`arc`], [`infrastructure`]); environment is read in [`config`], time in [`clock`].
+//! [`bus`], [`rds`], [`route53`], [`s3`], [`arc`], [`password`], [`infrastructure`]); environment is read in [`config`], time in [`clock`].
 
 pub mod arc;
 pub mod audit;
@@ -18,6 +18,7 @@ pub mod effects;
 pub mod envelope;
 pub mod inbox;
 pub mod infrastructure;
+pub mod password;
 pub mod rds;
 pub mod route53;
 pub mod s3;

@@ -764,7 +764,7 @@ fn configuration(
         "# Written by the lab.\n\
          region = \"{SECONDARY}\"\nprofile = \"{}\"\n\n\
          [dns]\nnameservers = [\"{nameserver}\"]\n\n\
-         [database]\nport = {}\nuser = \"app\"\nname = \"{CLUSTER}\"\n\n\
+         [database]\nport = {}\nuser = \"app\"\nname = \"{CLUSTER}\"\ntls = \"off\"\n\n\
          [canary]\nself-check = [\"{neutral}\"]\n\n\
          [[cluster]]\nid = \"{CLUSTER}\"\nmode = \"{mode}\"\nvantages = [{}]\n\n\
          [[cluster.route]]\n{route}\nname = \"{PUBLIC_NAME}\"\n",

@@ -240,7 +240,7 @@ async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool, vantag
         objects: Arc::new(AwsS3::new(settings.aws.clone())),
         controls: routing_controls(&settings),
         bus: Arc::new(EventBridge::new(&sdk, &settings.event_bus)),
-        database: Arc::new(Database::new(settings.database.clone(), dns.clone())),
+        database: Arc::new(Database::new(settings.database.clone(), &settings.aws, dns.clone())?),
         dns: Arc::new(dns),
         clock: Arc::new(SystemClock),
         poll_every: settings.aws.poll_every,
@@ -279,7 +279,7 @@ fn is_known(settings: &Settings, vantage: &Vantage) -> Result<()> {
 async fn probe(settings: Settings, vantage: Vantage, stop: CancellationToken) -> Result<()> {
     is_known(&settings, &vantage)?;
     let sdk = aws::load(&settings.region, &settings.aws).await;
-    let database = Database::new(settings.database.clone(), Dns::new(&settings.nameservers)?);
+    let database = Database::new(settings.database.clone(), &settings.aws, Dns::new(&settings.nameservers)?)?;
     let bus = Arc::new(EventBridge::new(&sdk, &settings.event_bus));
     canary::run(vantage, &settings.clusters, &settings.canary, &database, bus, stop).await;
     Ok(())

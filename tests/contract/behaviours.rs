@@ -3,9 +3,10 @@
 use anyhow::{Context as _, Result, ensure};
 use aurora_failover::aws::CallError;
 use aurora_failover::bus::{Bus as _, CANARY_SOURCE, EventBridge, Outgoing};
-use aurora_failover::config::{self, Settings};
+use aurora_failover::config::{self, PasswordSource, Settings};
 use aurora_failover::envelope::{Channel, Decoder, PROBE_DETAIL_TYPE, probe_detail};
 use aurora_failover::inbox::{Delivery, Inbox, Queue as _};
+use aurora_failover::password::Passwords;
 use aurora_failover::rds::{AwsRds, Rds as _, RdsError};
 use aurora_failover::route53::{AwsRoute53, Route53 as _};
 use aurora_failover::s3::{AwsS3, Location, Objects as _};
@@ -117,6 +118,16 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     Behaviour {
         name: "S3: an object is made once, and swapped only by who saw what it holds",
         run: || object_is_swapped().boxed_local(),
+        left_out: &[],
+    },
+    Behaviour {
+        name: "Secrets Manager: a password is taken from a secret, and again when it was refused",
+        run: || password_from_secret().boxed_local(),
+        left_out: &[("lab", "it has no secrets: its PostgreSQL asks for no password")],
+    },
+    Behaviour {
+        name: "RDS: an IAM token is signed for the endpoint and its region",
+        run: || iam_token().boxed_local(),
         left_out: &[],
     },
     Behaviour {
@@ -492,6 +503,36 @@ async fn object_is_swapped() -> Result<()> {
     ensure!(refused(objects.swap(here, "late", Some(&first)).await), "swapped by who saw something else");
     let second = objects.read(here).await?.context("it is there")?;
     ensure!(second.text == "second" && second.etag != first.etag, "{second:?}");
+    Ok(())
+}
+
+// ---- passwords -------------------------------------------------------------------------------------------------
+
+async fn password_from_secret() -> Result<()> {
+    let settings = settings("unused");
+    let client = aws_sdk_secretsmanager::Client::new(&sdk(&settings).await);
+    let managed = r#"{"username":"failover","password":"first"}"#;
+    let made = client.create_secret().name(unique("secret")).secret_string(managed).send().await?;
+    let arn = made.arn().context("an ARN")?.to_owned();
+    let passwords = Passwords::new(PasswordSource::Secret(arn.clone()), settings.aws.clone());
+    let get = async || passwords.get("db.example", 5432, "failover").await;
+    ensure!(get().await?.as_deref() == Some("first"));
+    client.put_secret_value().secret_id(&arn).secret_string("second").send().await?;
+    ensure!(get().await?.as_deref() == Some("first"), "it is not asked for at each connection");
+    passwords.forget().await;
+    ensure!(get().await?.as_deref() == Some("second"));
+    Ok(())
+}
+
+async fn iam_token() -> Result<()> {
+    let settings = settings("unused");
+    let passwords = Passwords::new(PasswordSource::IamToken, settings.aws.clone());
+    let endpoint = "orders.cluster-abc.eu-central-1.rds.amazonaws.com";
+    let token = passwords.get(endpoint, 5432, "failover").await?.context("a token")?;
+    ensure!(token.starts_with(&format!("{endpoint}:5432/?")), "{token}");
+    for part in ["Action=connect", "DBUser=failover", "%2Feu-central-1%2Frds-db%2F", "X-Amz-Signature="] {
+        ensure!(token.contains(part), "{part} is not in {token}");
+    }
     Ok(())
 }
 

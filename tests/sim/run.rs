@@ -43,6 +43,7 @@ poll-every = "500ms"
 [database]
 user = "failover"
 name = "orders"
+tls = "off"
 [canary]
 interval = "2s"
 timeout = "1s"
