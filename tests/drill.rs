@@ -109,8 +109,14 @@ fn a_scenario_that_expects_what_does_not_come_fails_and_says_so() {
 #[test]
 fn a_lost_region_is_replaced_and_every_millisecond_is_accounted_for() {
     let _machine = alone();
-    let result = drill(&["drill", "region-loss", "--json"]);
+    let page = tempfile::NamedTempFile::new().expect("a file");
+    let html = page.path().to_str().expect("text");
+    let result = drill(&["drill", "region-loss", "--json", "--html", html]);
     assert_recovered(&result);
+    let page = fs::read_to_string(page.path()).expect("it is written");
+    for text in ["<svg", "writes per second", "confirmed-down", "us-east-2 vanishes", "passed"] {
+        assert!(page.contains(text), "{text} is not in the page");
+    }
     let phases = result["phases"].as_array().expect("phases");
     let names: Vec<&str> = phases.iter().filter_map(|phase| phase["name"].as_str()).collect();
     assert_eq!(names, ["before the fault", "detect", "decide", "promote", "reroute", "client", "verify"]);

@@ -4,7 +4,7 @@ use crate::aws::Fault;
 use crate::drill::{self, DrillOptions, KillController};
 use crate::scenario::{self, Scenario};
 use crate::stage::{Profile, RouteBy, Stage, StageOptions};
-use crate::{control, in_region, progress, reaper, report, soak};
+use crate::{control, in_region, page, progress, reaper, report, soak};
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -64,6 +64,9 @@ enum Command {
         /// Print one JSON object on standard output.
         #[arg(long)]
         json: bool,
+        /// Write a page with charts here; with several runs, of the last one.
+        #[arg(long, value_name = "FILE.html")]
+        html: Option<PathBuf>,
         /// Leave the lab running at the end, to look around.
         #[arg(long)]
         keep: bool,
@@ -160,6 +163,7 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
             all,
             list,
             keep,
+            html,
             options,
             json,
             repeat,
@@ -187,7 +191,7 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
             debug_assert!(all || scenarios.len() == 1);
-            drills(&scenarios, &options, json, repeat, keep).await
+            drills(&scenarios, &options, &Shown { json, html }, repeat, keep).await
         }
         Some(Command::InRegion { clients, json }) => {
             let seen = in_region::run(usize::from(clients)).await?;
@@ -213,10 +217,16 @@ async fn tell(which: &Which, verb: &str, words: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How results are shown.
+struct Shown {
+    json: bool,
+    html: Option<PathBuf>,
+}
+
 async fn drills(
     scenarios: &[Scenario],
     options: &DrillOptions,
-    json: bool,
+    shown: &Shown,
     repeat: u32,
     keep: bool,
 ) -> Result<ExitCode> {
@@ -228,7 +238,10 @@ async fn drills(
             let number = results.len() + 1;
             let headline = if count > 1 { format!("{} {number}/{count}: ", scenario.name) } else { String::new() };
             let (result, stage) = drill::run(scenario, &options, &headline).await?;
-            if !json && (count == 1 || scenarios.len() == 1 || !result.passed()) {
+            if let Some(path) = shown.html.as_ref().filter(|_| number == count) {
+                std::fs::write(path, page::page(&result)?).with_context(|| format!("writing {}", path.display()))?;
+            }
+            if !shown.json && (count == 1 || scenarios.len() == 1 || !result.passed()) {
                 report::show(&report::text(&result, count == 1))?;
             }
             results.push(result);
@@ -239,7 +252,7 @@ async fn drills(
             }
         }
     }
-    if json {
+    if shown.json {
         report::show(&report::json(&results)?)?;
     } else if count > 1 {
         report::show(&report::summary(&results))?;

@@ -10,7 +10,7 @@ use hickory_resolver::TokioResolver;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -48,6 +48,8 @@ pub struct Acknowledged {
     pub number: i64,
     /// When the acknowledgement arrived.
     pub at: SystemTime,
+    /// How long the write took.
+    pub took: Duration,
     /// The server that acknowledged.
     pub by: IpAddr,
 }
@@ -178,9 +180,11 @@ impl Writer {
                 }
             };
             number += 1;
+            let began = Instant::now();
             match within(self.options.write_timeout, write(&connected, number)).await {
                 Ok(()) => {
-                    let ack = Acknowledged { number, at: SystemTime::now(), by: connected.by };
+                    let (at, took) = (SystemTime::now(), began.elapsed());
+                    let ack = Acknowledged { number, at, took, by: connected.by };
                     self.account.lock().expect("no panic while it is held").acknowledged.push(ack);
                     self.latest.send_replace(Some(ack));
                     open = Some(connected);

@@ -9,6 +9,7 @@ use anyhow::Result;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -70,6 +71,8 @@ impl DrillOptions {
 pub struct DrillResult {
     /// Name of the scenario.
     pub scenario: String,
+    /// What happens in it.
+    pub about: String,
     /// Timing used.
     pub profile: &'static str,
     /// What came of it.
@@ -100,6 +103,8 @@ pub struct DrillResult {
     pub phases: Vec<Phase>,
     /// What happened, in order.
     pub timeline: Vec<Moment>,
+    /// What the application saw, in slices of [`SLICE_MS`].
+    pub series: Vec<Slice>,
     /// When the controller was killed, after the fault.
     pub controller_killed_at_ms: Option<u64>,
     /// Seed of that moment.
@@ -130,6 +135,22 @@ pub struct Phase {
     pub ms: u64,
     /// Is it a part of the client's outage, or beside it?
     pub in_outage: bool,
+}
+
+/// Length of a slice of the application's time.
+pub const SLICE_MS: u64 = 200;
+
+/// One slice of the application's time.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Slice {
+    /// Milliseconds since the first fault when it began; negative is before.
+    pub at_ms: i64,
+    /// Writes acknowledged in it.
+    pub acknowledged: u64,
+    /// Writes and connection attempts that failed in it.
+    pub failed: u64,
+    /// How long its slowest write took.
+    pub slowest_ms: f64,
 }
 
 /// Something that happened.
@@ -342,6 +363,8 @@ async fn account(
     let entered = rows.iter().filter(|row| row["from"] != row["to"]);
     Ok(DrillResult {
         scenario: scenario.name.clone(),
+        about: scenario.about.clone(),
+        series: series(&account, course.fault()),
         profile: options.profile.name(),
         outcome: DrillOutcome::Failed,
         problems: Vec::new(),
@@ -362,6 +385,28 @@ async fn account(
         packet_loss: crate::link::drop_method().to_string(),
         history: stage.history_table().await?,
     })
+}
+
+/// Slices of the account, counted from the fault; the first and the last are not whole and left out.
+fn series(account: &Account, fault: SystemTime) -> Vec<Slice> {
+    let slice = |at: SystemTime| match at.duration_since(fault) {
+        Ok(after) => (after.as_millis() as u64 / SLICE_MS) as i64,
+        Err(before) => -((before.duration().as_millis() as u64 / SLICE_MS) as i64) - 1,
+    };
+    let mut slices: BTreeMap<i64, Slice> = BTreeMap::new();
+    for ack in &account.acknowledged {
+        let slice = slices.entry(slice(ack.at)).or_default();
+        slice.acknowledged += 1;
+        slice.slowest_ms = slice.slowest_ms.max(ack.took.as_secs_f64() * 1000.0);
+    }
+    for (at, _) in &account.failed {
+        slices.entry(slice(*at)).or_default().failed += 1;
+    }
+    let (Some(first), Some(last)) = (slices.keys().next().copied(), slices.keys().last().copied()) else {
+        return Vec::new();
+    };
+    let whole = first + 1..last;
+    whole.map(|at| Slice { at_ms: at * SLICE_MS as i64, ..slices.remove(&at).unwrap_or_default() }).collect()
 }
 
 /// What came of it and was not expected.

@@ -13,6 +13,7 @@ pub mod dns;
 pub mod drill;
 pub mod in_region;
 pub mod link;
+pub mod page;
 pub mod postgres;
 pub mod progress;
 pub mod reaper;
