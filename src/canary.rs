@@ -8,9 +8,11 @@ use crate::clock;
 use crate::config::{CanarySettings, ClusterSettings};
 use crate::database::{Database, ProbeError, Session, within};
 use crate::envelope::{PROBE_DETAIL_TYPE, probe_detail};
+use rand::RngExt as _;
 use statemachine::{ClusterId, Probe, ProbeOutcome, Region, SelfCheck, Vantage};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -79,7 +81,9 @@ struct Target {
 
 impl Target {
     async fn run(mut self, settings: CanarySettings) {
-        let mut ticks = tokio::time::interval(settings.interval);
+        // Not all at the same moment, and not all vantages at the same one.
+        let first = Instant::now() + rand::rng().random_range(Duration::ZERO..settings.interval);
+        let mut ticks = tokio::time::interval_at(first, settings.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sequence = 0;
         let mut dropped: u64 = 0;

@@ -29,6 +29,49 @@ struct Options {
 }
 
 #[derive(Args)]
+struct Drill {
+    /// Which scenario: one of `--list`, or the path of a .toml file.
+    #[arg(required_unless_present_any = ["all", "list"])]
+    scenario: Option<String>,
+    /// Carry all scenarios out, one after the other.
+    #[arg(long, conflicts_with = "scenario")]
+    all: bool,
+    /// Name all scenarios.
+    #[arg(long, conflicts_with_all = ["scenario", "all"])]
+    list: bool,
+    #[command(flatten)]
+    options: Options,
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Write a page with charts here; with several runs, of the last one.
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
+    /// Leave the lab running at the end, to look around.
+    #[arg(long)]
+    keep: bool,
+    /// Run it so many times, each in a new lab, and sum up.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// Kill a controller with SIGKILL at a random moment after the fault and start it again one second later.
+    #[arg(long)]
+    kill_controller: bool,
+    /// Run so many controllers; one of them listens at a time.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
+    controllers: Option<u8>,
+    /// What moves the public name.
+    #[arg(long, value_enum)]
+    route: Option<RouteBy>,
+    /// What happens to AWS calls from the fault on: SERVICE[.ACTION][@REGION]=KIND:PERCENT, where KIND is
+    /// latency-500ms, server-error, throttle, lost-reply or reset. May be given several times.
+    #[arg(long, value_name = "FAULT")]
+    aws_fault: Vec<Fault>,
+    /// Seed of everything that is drawn; printed with the result.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+#[derive(Args)]
 struct Order {
     /// What, such as `lose-region us-east-2`.
     #[arg(required = true, num_args = 1..)]
@@ -49,47 +92,7 @@ enum Command {
     /// Start a lab, carry a scenario out, print what happened.
     ///
     /// Exits with 0 only if every step went as planned and what came of it is as the scenario expects.
-    Drill {
-        /// Which scenario: one of `--list`, or the path of a .toml file.
-        #[arg(required_unless_present_any = ["all", "list"])]
-        scenario: Option<String>,
-        /// Carry all scenarios out, one after the other.
-        #[arg(long, conflicts_with = "scenario")]
-        all: bool,
-        /// Name all scenarios.
-        #[arg(long, conflicts_with_all = ["scenario", "all"])]
-        list: bool,
-        #[command(flatten)]
-        options: Options,
-        /// Print one JSON object on standard output.
-        #[arg(long)]
-        json: bool,
-        /// Write a page with charts here; with several runs, of the last one.
-        #[arg(long, value_name = "FILE.html")]
-        html: Option<PathBuf>,
-        /// Leave the lab running at the end, to look around.
-        #[arg(long)]
-        keep: bool,
-        /// Run it so many times, each in a new lab, and sum up.
-        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        repeat: u32,
-        /// Kill a controller with SIGKILL at a random moment after the fault and start it again one second later.
-        #[arg(long)]
-        kill_controller: bool,
-        /// Run so many controllers; one of them listens at a time.
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
-        controllers: Option<u8>,
-        /// What moves the public name.
-        #[arg(long, value_enum)]
-        route: Option<RouteBy>,
-        /// What happens to AWS calls from the fault on: SERVICE[.ACTION][@REGION]=KIND:PERCENT, where KIND is
-        /// latency-500ms, server-error, throttle, lost-reply or reset. May be given several times.
-        #[arg(long, value_name = "FAULT")]
-        aws_fault: Vec<Fault>,
-        /// Seed of everything that is drawn; printed with the result.
-        #[arg(long, value_name = "N")]
-        seed: Option<u64>,
-    },
+    Drill(Drill),
     /// Move the writer inside its region, planned and by a crash, and show what clients see, with the proxy and without.
     InRegion {
         /// How many clients write.
@@ -158,41 +161,7 @@ pub fn run(lab: Lab) -> ExitCode {
 async fn dispatch(lab: Lab) -> Result<ExitCode> {
     match lab.command {
         None => up(&lab.options).await,
-        Some(Command::Drill {
-            scenario,
-            all,
-            list,
-            keep,
-            html,
-            options,
-            json,
-            repeat,
-            kill_controller,
-            controllers,
-            route,
-            aws_fault,
-            seed,
-        }) => {
-            let options = DrillOptions {
-                profile: options.profile,
-                kill_controller: kill_controller.then_some(KillController),
-                controllers: controllers.map(usize::from),
-                route,
-                aws_faults: aws_fault,
-                seed: seed.unwrap_or_else(rand::random),
-            };
-            let scenarios = match scenario {
-                Some(name) => vec![scenario::find(&name)?],
-                None => scenario::all(),
-            };
-            if list {
-                let line = |scenario: &Scenario| format!("{:<28} {}", scenario.name, scenario.about.trim());
-                report::show(&scenarios.iter().map(line).collect::<Vec<_>>().join("\n"))?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            debug_assert!(all || scenarios.len() == 1);
-            drills(&scenarios, &options, &Shown { json, html }, repeat, keep).await
-        }
+        Some(Command::Drill(drill)) => drill.run().await,
         Some(Command::InRegion { clients, json }) => {
             let seen = in_region::run(usize::from(clients)).await?;
             report::show(&if json { serde_json::to_string_pretty(&seen)? } else { in_region::text(&seen) })?;
@@ -217,48 +186,64 @@ async fn tell(which: &Which, verb: &str, words: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How results are shown.
-struct Shown {
-    json: bool,
-    html: Option<PathBuf>,
-}
-
-async fn drills(
-    scenarios: &[Scenario],
-    options: &DrillOptions,
-    shown: &Shown,
-    repeat: u32,
-    keep: bool,
-) -> Result<ExitCode> {
-    let mut results = Vec::new();
-    let count = repeat as usize * scenarios.len();
-    for run in 1..=repeat {
-        for scenario in scenarios {
-            let options = options.for_run(run);
-            let number = results.len() + 1;
-            let headline = if count > 1 { format!("{} {number}/{count}: ", scenario.name) } else { String::new() };
-            let (result, stage) = drill::run(scenario, &options, &headline).await?;
-            if let Some(path) = shown.html.as_ref().filter(|_| number == count) {
-                std::fs::write(path, page::page(&result)?).with_context(|| format!("writing {}", path.display()))?;
-            }
-            if !shown.json && (count == 1 || scenarios.len() == 1 || !result.passed()) {
-                report::show(&report::text(&result, count == 1))?;
-            }
-            results.push(result);
-            if keep && number == count {
-                stay(stage).await?;
-            } else {
-                stage.stop().await;
+impl Drill {
+    async fn run(self) -> Result<ExitCode> {
+        let scenarios = match &self.scenario {
+            Some(name) => vec![scenario::find(name)?],
+            None => scenario::all(),
+        };
+        if self.list {
+            let line = |scenario: &Scenario| format!("{:<28} {}", scenario.name, scenario.about.trim());
+            report::show(&scenarios.iter().map(line).collect::<Vec<_>>().join("\n"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let options = DrillOptions {
+            profile: self.options.profile,
+            kill_controller: self.kill_controller.then_some(KillController),
+            controllers: self.controllers.map(usize::from),
+            route: self.route,
+            aws_faults: self.aws_fault.clone(),
+            seed: self.seed.unwrap_or_else(rand::random),
+        };
+        let mut results = Vec::new();
+        let count = self.repeat as usize * scenarios.len();
+        for run in 1..=self.repeat {
+            for scenario in &scenarios {
+                let number = results.len() + 1;
+                let headline = if count > 1 { format!("{} {number}/{count}: ", scenario.name) } else { String::new() };
+                let (result, stage) = drill::run(scenario, &options.for_run(run), &headline).await?;
+                if !self.json && (scenarios.len() == 1 || !result.passed()) {
+                    report::show(&report::text(&result, count == 1))?;
+                }
+                if number == count {
+                    self.end(&result, stage).await?;
+                } else {
+                    stage.stop().await;
+                }
+                results.push(result);
             }
         }
+        if self.json {
+            report::show(&report::json(&results)?)?;
+        } else if count > 1 {
+            report::show(&report::summary(&results))?;
+        }
+        let all_well = results.iter().all(drill::DrillResult::passed);
+        Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
-    if shown.json {
-        report::show(&report::json(&results)?)?;
-    } else if count > 1 {
-        report::show(&report::summary(&results))?;
+
+    /// After the last run.
+    async fn end(&self, result: &drill::DrillResult, stage: Stage) -> Result<()> {
+        if let Some(path) = &self.html {
+            std::fs::write(path, page::page(result)?).with_context(|| format!("writing {}", path.display()))?;
+        }
+        if self.keep {
+            stay(stage).await
+        } else {
+            stage.stop().await;
+            Ok(())
+        }
     }
-    let all_well = results.iter().all(drill::DrillResult::passed);
-    Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn up(options: &Options) -> Result<ExitCode> {
