@@ -98,12 +98,23 @@ impl CallError {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        match (error, error.code()) {
-            (SdkError::ServiceError(service), Some(code)) if service.raw().status().is_client_error() => {
-                Self::Answered { call, code: code.into(), message: error.message().unwrap_or_default().into() }
-            }
-            _ => Self::NoAnswer { call, detail: chain(error) },
+        match refusal(error) {
+            Some((code, message)) => Self::Answered { call, code, message },
+            None => Self::NoAnswer { call, detail: chain(error) },
         }
+    }
+}
+
+/// Code and message, if the service answered no; anything else may have been carried out.
+pub(crate) fn refusal<E>(error: &SdkError<E, HttpResponse>) -> Option<(String, String)>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match (error, error.code()) {
+        (SdkError::ServiceError(service), Some(code)) if service.raw().status().is_client_error() => {
+            Some((code.into(), error.message().unwrap_or_default().into()))
+        }
+        _ => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! RDS, reduced to what the effects need. Calls go to the region that the caller names: a failover is asked for
 //! in the target's region, because the other one may be gone.
 
-use crate::aws::{Regional, chain};
+use crate::aws::{Regional, chain, refusal};
 use crate::config::AwsSettings;
 use async_trait::async_trait;
 use aws_config::retry::RetryConfig;
@@ -74,16 +74,10 @@ fn failed<E>(operation: &'static str, region: &Region, error: &SdkError<E>) -> R
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    match (error, error.code()) {
-        (SdkError::ServiceError(service), Some(code)) if service.raw().status().is_client_error() => {
-            RdsError::Answered {
-                operation,
-                region: region.clone(),
-                code: code.into(),
-                message: error.message().unwrap_or_default().into(),
-            }
-        }
-        _ => RdsError::NoAnswer { operation, region: region.clone(), detail: chain(error) },
+    let region = region.clone();
+    match refusal(error) {
+        Some((code, message)) => RdsError::Answered { operation, region, code, message },
+        None => RdsError::NoAnswer { operation, region, detail: chain(error) },
     }
 }
 

@@ -53,6 +53,11 @@ impl DrillOptions {
         Self { seed: self.seed.wrapping_add(u64::from(run) - 1), ..self.clone() }
     }
 
+    /// Does it add anything to what the scenario breaks?
+    const fn disturbs(&self) -> bool {
+        self.kill_controller.is_some() || !self.aws_faults.is_empty()
+    }
+
     fn stage(&self, scenario: &Scenario) -> StageOptions {
         let (usual, own) = (StageOptions::default(), &scenario.stage);
         StageOptions {
@@ -61,7 +66,7 @@ impl DrillOptions {
             route: self.route.or(own.route).unwrap_or(usual.route),
             mode: own.mode.unwrap_or(usual.mode),
             policy: own.policy.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
-            timing: own.timing.timing(),
+            timing: own.timing,
         }
     }
 }
@@ -202,13 +207,14 @@ pub async fn run(scenario: &Scenario, options: &DrillOptions, headline: &str) ->
     if let Err(problem) = course.writes_flow(&stage).await {
         problems.push(problem);
     }
-    let mut result = account(&stage, scenario, options, &course).await?;
+    let rows = course.rows(&stage).await?;
+    let mut result = account(&stage, scenario, &course, &rows).await?;
     let mut expect = scenario.expect.clone();
-    if options.kill_controller.is_some() || !options.aws_faults.is_empty() {
+    if options.disturbs() {
         // There may be detours, such as a promotion that is taken back before its claim and decided anew.
         expect.path = None;
     }
-    problems.extend(unexpected(&expect, &result, &course.rows(&stage).await?));
+    problems.extend(unexpected(&expect, &result, &rows));
     if !problems.is_empty() {
         problems.push(format!("logs are in {}", stage.keep_logs().display()));
     }
@@ -353,14 +359,8 @@ impl<'a> Course<'a> {
 }
 
 /// Everything that can be counted.
-async fn account(
-    stage: &Stage,
-    scenario: &Scenario,
-    options: &DrillOptions,
-    course: &Course<'_>,
-) -> Result<DrillResult> {
+async fn account(stage: &Stage, scenario: &Scenario, course: &Course<'_>, rows: &[Value]) -> Result<DrillResult> {
     let account = stage.client.account();
-    let rows = course.rows(stage).await?;
     let calls = stage.aws.calls();
     let accepted =
         |action: &str| calls.iter().filter(|call| call.action == action && call.http_status == 200).count() as u64;
@@ -370,7 +370,7 @@ async fn account(
         scenario: scenario.name.clone(),
         about: scenario.about.clone(),
         series: series(&account, course.fault()),
-        profile: options.profile.name(),
+        profile: course.options.profile.name(),
         outcome: DrillOutcome::Failed,
         problems: Vec::new(),
         outage_ms: hand_over.map(|(last, first)| ms_between(last, first)),
@@ -383,10 +383,10 @@ async fn account(
         failover_calls: accepted("FailoverGlobalCluster"),
         switchover_calls: accepted("SwitchoverGlobalCluster"),
         in_region_calls: accepted("FailoverDBCluster"),
-        phases: phases(course.fault(), &rows, hand_over),
-        timeline: timeline(course, &rows, hand_over),
+        phases: phases(course.fault(), rows, hand_over),
+        timeline: timeline(course, rows, hand_over),
         controller_killed_at_ms: course.killed_at.map(|at| at.as_millis() as u64),
-        seed: (options.kill_controller.is_some() || !options.aws_faults.is_empty()).then_some(options.seed),
+        seed: course.options.disturbs().then_some(course.options.seed),
         packet_loss: crate::link::drop_method().to_string(),
         history: stage.history_table().await?,
     })

@@ -64,35 +64,7 @@ pub struct StageSection {
     /// Keys of `[cluster.policy]`.
     pub policy: toml::Table,
     /// How long what Aurora does takes.
-    pub timing: TimingSection,
-}
-
-/// Times as in `"500ms"`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct TimingSection {
-    #[serde(with = "humantime_serde")]
-    failover: Option<Duration>,
-    #[serde(with = "humantime_serde")]
-    notice: Option<Duration>,
-    #[serde(with = "humantime_serde")]
-    in_region: Option<Duration>,
-    #[serde(with = "humantime_serde")]
-    resynchronize_after: Option<Duration>,
-}
-
-impl TimingSection {
-    /// The usual times, but for these.
-    #[must_use]
-    pub fn timing(&self) -> Timing {
-        let usual = Timing::default();
-        Timing {
-            failover: self.failover.unwrap_or(usual.failover),
-            notice: self.notice.unwrap_or(usual.notice),
-            in_region: self.in_region.unwrap_or(usual.in_region),
-            resynchronize_after: self.resynchronize_after.unwrap_or(usual.resynchronize_after),
-        }
-    }
+    pub timing: Timing,
 }
 
 /// One step: exactly one of fault, heal, wait, watch and command.
@@ -278,15 +250,9 @@ impl fmt::Display for Server {
 
 impl Server {
     fn name<'a>(&'a self, stage: &Stage) -> &'a str {
-        let writer = stage.topology.writer();
         match self {
-            Self::Writer => writer,
-            Self::Reader => match writer {
-                "a1" => "a2",
-                "a2" => "a1",
-                "b1" => "b2",
-                _ => "b1",
-            },
+            Self::Writer => stage.topology.writer(),
+            Self::Reader => stage.topology.reader(),
             Self::Named(name) => name,
         }
     }

@@ -391,8 +391,12 @@ impl Stage {
     /// # Errors
     /// When the command fails.
     pub async fn record(&self) -> Result<Option<Value>> {
-        let mut shown: Value = serde_json::from_str(&self.finished("status", &["status", "--output", "json"]).await?)?;
+        let mut shown = self.status().await?;
         Ok(shown.get_mut(0).map(|item| item["record"].take()))
+    }
+
+    async fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.finished("status", &["status", "--output", "json"]).await?)?)
     }
 
     /// The version of the stored record, by `aurora-failover status`.
@@ -400,7 +404,7 @@ impl Stage {
     /// # Errors
     /// When the command fails.
     pub async fn version(&self) -> Result<u64> {
-        let shown: Value = serde_json::from_str(&self.finished("status", &["status", "--output", "json"]).await?)?;
+        let shown = self.status().await?;
         shown[0]["version"].as_u64().context("the status of the one cluster")
     }
 

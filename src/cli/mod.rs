@@ -189,7 +189,9 @@ async fn dispatch(command: Command) -> Result<()> {
         }
         Command::Canary { file, log, vantage } => {
             let _exporting = log.start()?;
-            probe(file.load()?, Vantage(vantage), stop_on_signal()?).await
+            let (settings, vantage) = (file.load()?, Vantage(vantage));
+            is_known(&settings, &vantage)?;
+            probe(settings, vantage, stop_on_signal()?).await
         }
         Command::Init { file } => {
             let settings = file.load()?;
@@ -277,7 +279,6 @@ fn is_known(settings: &Settings, vantage: &Vantage) -> Result<()> {
 }
 
 async fn probe(settings: Settings, vantage: Vantage, stop: CancellationToken) -> Result<()> {
-    is_known(&settings, &vantage)?;
     let sdk = aws::load(&settings.region, &settings.aws).await;
     let database = Database::new(settings.database.clone(), &settings.aws, Dns::new(&settings.nameservers)?)?;
     let bus = Arc::new(EventBridge::new(&sdk, &settings.event_bus));

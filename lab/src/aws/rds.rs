@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,15 +36,20 @@ const ENDPOINT_TTL_S: u32 = 1;
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
 /// How long what Aurora does takes, beyond what PostgreSQL needs for it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Timing {
     /// A move to another region.
+    #[serde(with = "humantime_serde")]
     pub failover: Duration,
     /// A writer instance that has ended is noticed.
+    #[serde(with = "humantime_serde")]
     pub notice: Duration,
     /// A move inside the region.
+    #[serde(with = "humantime_serde")]
     pub in_region: Duration,
     /// From the moment when an old primary region can be reached until its cluster is made to follow.
+    #[serde(with = "humantime_serde")]
     pub resynchronize_after: Duration,
 }
 

@@ -341,14 +341,9 @@ impl Node {
         self.port
     }
 
-    /// How to reach it past all faults, as superuser.
-    pub(super) fn dsn(&self, database: &str) -> String {
-        format!("host=127.0.0.1 port={} user=postgres dbname={database} connect_timeout=2", self.port)
-    }
-
     /// A session as superuser, past all faults.
     pub(super) async fn connect(&self, database: &str) -> Result<Client> {
-        connect(&self.dsn(database)).await
+        connect(&dsn(self.port, database)).await
     }
 
     /// Fast shutdown.
@@ -374,6 +369,11 @@ impl Node {
             let _already_gone = rustix::process::kill_process(pid, signal);
         }
     }
+}
+
+/// How to reach the server on this port past all faults, as superuser.
+pub(super) fn dsn(port: u16, database: &str) -> String {
+    format!("host=127.0.0.1 port={port} user=postgres dbname={database} connect_timeout=2")
 }
 
 /// A session; the server may accept and then say nothing.

@@ -233,13 +233,19 @@ impl Topology {
     /// When there is no such node.
     #[must_use]
     pub fn direct_dsn(&self, node: &str) -> String {
-        dsn(self.port_of(node), &self.options.database)
+        node::dsn(self.port_of(node), &self.options.database)
     }
 
     /// The server that is the writer, as far as the lab knows.
     #[must_use]
     pub fn writer(&self) -> &'static str {
         *self.writer.borrow()
+    }
+
+    /// The other server of the writer's region.
+    #[must_use]
+    pub fn reader(&self) -> &'static str {
+        self.partner(self.writer())
     }
 
     /// Packets from and to the region vanish from now on.
@@ -563,10 +569,6 @@ fn proxy_ip(options: &TopologyOptions, region: &str) -> Ipv4Addr {
     Ipv4Addr::new(127, if region == options.primary_region { 10 } else { 20 }, 0, PROXY)
 }
 
-fn dsn(port: u16, database: &str) -> String {
-    format!("host=127.0.0.1 port={port} user=postgres dbname={database} connect_timeout=2")
-}
-
 #[async_trait]
 impl Databases for Topology {
     async fn promote(&self, region: &str) -> Result<()> {
@@ -647,7 +649,7 @@ async fn beat(
     loop {
         let now = *writer.borrow_and_update();
         let port = ports.lock().expect("no panic while it is held").get(now).copied();
-        let dsn = port.map(|port| dsn(port, &database));
+        let dsn = port.map(|port| node::dsn(port, &database));
         tokio::select! {
             changed = writer.changed() => if changed.is_err() { return },
             () = beat_at(dsn.as_deref()) => {}
