@@ -118,6 +118,16 @@ where
     }
 }
 
+/// The first cause of this type; also what is wrapped in an I/O error, whose `source` leaves it out.
+pub(crate) fn cause<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
+    if let Some(found) = error.downcast_ref::<T>() {
+        return Some(found);
+    }
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let wrapped = wrapped.and_then(|inner| cause(inner as &(dyn std::error::Error + 'static)));
+    wrapped.or_else(|| cause(error.source()?))
+}
+
 /// The whole chain of an error as one line.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -4,11 +4,12 @@
 //! the key, the value and the fix, all of them at once. Endpoints and credentials of AWS are not here: they come
 //! from the standard AWS environment and configuration. This is the only module that reads the environment.
 
+use reqwest::Url;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use statemachine::{
-    AlarmWeight, ArcEndpoint, Arn, ClusterId, Config as ClusterConfig, Member, Mode, Policy, Region, Route, RouteBy,
-    Vantage,
+    AlarmWeight, ArcEndpoint, Arn, ClusterId, Config as ClusterConfig, Member, Mode, Policy, ProbeWeight, Region,
+    Route, RouteBy, Vantage,
 };
 use std::collections::BTreeMap;
 use std::fmt;
@@ -107,6 +108,12 @@ pub struct CanarySettings {
     pub interval: Duration,
     /// Deadline of one probe, connecting included.
     pub timeout: Duration,
+    /// Up to so much is added to the pause, by chance.
+    pub jitter: Duration,
+    /// A session is re-made after so long, to find out whether new ones are taken.
+    pub reconnect_every: Duration,
+    /// How often CloudWatch is asked for the replication lag; never when there is none.
+    pub lag_every: Option<Duration>,
     /// Neutral addresses (`host:port`) that tell a dead primary from a dead vantage.
     pub self_check: Vec<String>,
 }
@@ -122,6 +129,62 @@ pub struct ClusterSettings {
     pub config: ClusterConfig,
     /// Reader endpoint per region, in the order of the members.
     pub reader_endpoints: Vec<String>,
+    /// Probes of other kinds than a write.
+    pub probes: Vec<ProbeSettings>,
+}
+
+/// A probe of another kind than a write.
+#[derive(Debug, Clone)]
+pub struct ProbeSettings {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// What is looked at.
+    pub kind: ProbeKind,
+    /// Pause between the starts of two probes.
+    pub interval: Duration,
+    /// Deadline of one probe, connecting included.
+    pub timeout: Duration,
+    /// Up to so much is added to the pause, by chance.
+    pub jitter: Duration,
+}
+
+/// What a probe looks at.
+#[derive(Debug, Clone)]
+pub enum ProbeKind {
+    /// A read from the database behind a name.
+    Read {
+        /// The name.
+        endpoint: String,
+    },
+    /// A TCP connection.
+    Tcp {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// A page.
+    Http(PageSettings),
+    /// The addresses of a name.
+    Dns {
+        /// The name.
+        name: String,
+        /// The address or canonical name that it has to lead to; any address will do when there is none.
+        answer: Option<String>,
+    },
+}
+
+/// A page, and what it has to answer.
+#[derive(Debug, Clone)]
+pub struct PageSettings {
+    /// Where it is.
+    pub url: Url,
+    /// Its status; any of 2xx when there is none.
+    pub status: Option<u16>,
+    /// Its body contains this.
+    pub body: Option<String>,
+    /// Certificate authorities; the system's when there is none.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The file cannot be used.
@@ -277,6 +340,9 @@ const PASSWORD_ENV: &str = "AURORA_FAILOVER_DB_PASSWORD";
 struct CanarySection {
     interval: Option<String>,
     timeout: Option<String>,
+    jitter: Option<String>,
+    reconnect_every: Option<String>,
+    lag_every: Option<String>,
     self_check: Vec<String>,
 }
 
@@ -291,6 +357,8 @@ struct ClusterSection {
     route: Vec<RouteSection>,
     #[serde(default)]
     alarm: Vec<AlarmSection>,
+    #[serde(default)]
+    probe: Vec<ProbeSection>,
     #[serde(default)]
     policy: PolicySection,
 }
@@ -350,6 +418,36 @@ struct AlarmSection {
     weight: u32,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct ProbeSection {
+    name: String,
+    kind: ProbeKindSection,
+    target: String,
+    interval: Option<String>,
+    timeout: Option<String>,
+    jitter: Option<String>,
+    #[serde(default)]
+    weight: u32,
+    /// For `kind = "http"`.
+    status: Option<u16>,
+    /// For `kind = "http"`.
+    body: Option<String>,
+    /// For `kind = "http"`.
+    ca_file: Option<PathBuf>,
+    /// For `kind = "dns"`.
+    answer: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ProbeKindSection {
+    Read,
+    Tcp,
+    Http,
+    Dns,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct PolicySection {
@@ -385,6 +483,8 @@ struct PolicySection {
 struct Defaults {
     interval: &'static str,
     probe_timeout: &'static str,
+    reconnect_every: &'static str,
+    lag_every: &'static str,
     aws_timeout: &'static str,
     poll_every: &'static str,
     ttl: &'static str,
@@ -398,6 +498,8 @@ impl Profile {
             Self::Default => Defaults {
                 interval: "10s",
                 probe_timeout: "5s",
+                reconnect_every: "1m",
+                lag_every: "1m",
                 aws_timeout: "3s",
                 poll_every: "2s",
                 ttl: "5s",
@@ -406,6 +508,8 @@ impl Profile {
             Self::Fast => Defaults {
                 interval: "200ms",
                 probe_timeout: "200ms",
+                reconnect_every: "10s",
+                lag_every: "10s",
                 aws_timeout: "1s",
                 poll_every: "20ms",
                 ttl: "1s",
@@ -466,6 +570,13 @@ impl Check {
         let canary = CanarySettings {
             interval: self.duration("canary.interval", &or(&file.canary.interval, defaults.interval)),
             timeout: self.duration("canary.timeout", &or(&file.canary.timeout, defaults.probe_timeout)),
+            jitter: file.canary.jitter.as_ref().map_or(Duration::ZERO, |text| self.duration("canary.jitter", text)),
+            reconnect_every: self
+                .duration("canary.reconnect-every", &or(&file.canary.reconnect_every, defaults.reconnect_every)),
+            lag_every: match file.canary.lag_every.as_deref().unwrap_or(defaults.lag_every) {
+                "never" => None,
+                text => Some(self.duration("canary.lag-every", text)),
+            },
             self_check: file.canary.self_check,
         };
         if canary.timeout > canary.interval {
@@ -602,7 +713,21 @@ impl Check {
             let by = self.route_by(&key("route.by"), route, &section.member);
             routes.push(Route { zone: route.zone.clone(), name: with_dot(&route.name), ttl_s: ttl_ms / 1000, by });
         }
+        let probes = section.probe.iter().map(|probe| self.probe(&key("probe"), probe, canary)).collect::<Vec<_>>();
+        for (index, probe) in section.probe.iter().enumerate() {
+            if section.probe[..index].iter().any(|other| other.name == probe.name) {
+                self.problem(&key("probe.name"), format!("{:?}", probe.name), "is there twice; give each its own name");
+            }
+        }
         let policy = self.policy(&section, defaults, canary);
+        for (probe, settings) in section.probe.iter().zip(&probes) {
+            let longest = (settings.interval + settings.jitter + settings.timeout).as_millis() as u64;
+            if probe.weight > 0 && longest > policy.vantage_stale_after_ms {
+                let fix = "has a weight, and comes too rarely to count: interval, jitter and timeout together must not \
+                           be longer than policy.vantage-stale-after";
+                self.problem(&key("probe"), format!("{:?}", probe.name), fix);
+            }
+        }
         let members = section.member.iter().map(|member| Member {
             region: Region(member.region.clone()),
             arn: Arn(member.arn.clone()),
@@ -611,13 +736,70 @@ impl Check {
         });
         let reader = |m: &MemberSection| with_dot(m.reader_endpoint.as_ref().unwrap_or(&m.endpoint));
         let alarms = section.alarm.iter().map(|a| AlarmWeight { name: a.name.clone(), weight: a.weight }).collect();
-        let mut config = ClusterConfig { hash: String::new(), members: members.collect(), routes, alarms, policy };
+        let weights = section.probe.iter().map(|p| ProbeWeight { name: p.name.clone(), weight: p.weight }).collect();
+        let mut config =
+            ClusterConfig { hash: String::new(), members: members.collect(), routes, alarms, probes: weights, policy };
         config.hash = hash(&config);
         ClusterSettings {
             id: ClusterId(section.id.clone()),
             mode: section.mode,
             config,
             reader_endpoints: section.member.iter().map(reader).collect(),
+            probes,
+        }
+    }
+
+    /// A probe of another kind than a write.
+    fn probe(&mut self, key: &str, section: &ProbeSection, canary: &CanarySettings) -> ProbeSettings {
+        let ProbeSection { name, kind, target, .. } = section;
+        let unfit = [
+            (section.status.is_some(), ProbeKindSection::Http, "status"),
+            (section.body.is_some(), ProbeKindSection::Http, "body"),
+            (section.ca_file.is_some(), ProbeKindSection::Http, "ca-file"),
+            (section.answer.is_some(), ProbeKindSection::Dns, "answer"),
+        ];
+        for (given, of, field) in unfit {
+            if given && of != *kind {
+                let fix = "which another `kind` needs; remove one of them";
+                self.problem(key, format!("{name:?} has {field}"), fix);
+            }
+        }
+        let kind = match kind {
+            ProbeKindSection::Read => ProbeKind::Read { endpoint: with_dot(target) },
+            ProbeKindSection::Dns => ProbeKind::Dns {
+                name: with_dot(target),
+                answer: section.answer.as_ref().map(|answer| answer.trim_end_matches('.').to_ascii_lowercase()),
+            },
+            ProbeKindSection::Tcp => {
+                let split = target.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+                let (host, port) = split.unwrap_or_else(|| {
+                    let fix = "must be a name or an address with a port, such as \"proxy.example.com:5432\"";
+                    self.problem(&format!("{key}.target"), format!("{target:?}"), fix);
+                    ("localhost", 1)
+                });
+                ProbeKind::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port }
+            }
+            ProbeKindSection::Http => {
+                let url = Url::parse(target).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
+                let url = url.unwrap_or_else(|| {
+                    let fix = "must be a URL, such as \"https://www.example.com/health\"";
+                    self.problem(&format!("{key}.target"), format!("{target:?}"), fix);
+                    Url::parse("http://localhost/").expect("a URL")
+                });
+                let (status, body, ca_file) = (section.status, section.body.clone(), section.ca_file.clone());
+                ProbeKind::Http(PageSettings { url, status, body, ca_file })
+            }
+        };
+        let mut duration = |field: &str, given: &Option<String>, usual: Duration| match given {
+            Some(text) => self.duration(&format!("{key}.{name}.{field}"), text),
+            None => usual,
+        };
+        ProbeSettings {
+            name: name.clone(),
+            kind,
+            interval: duration("interval", &section.interval, canary.interval),
+            timeout: duration("timeout", &section.timeout, canary.timeout),
+            jitter: duration("jitter", &section.jitter, canary.jitter),
         }
     }
 
@@ -825,6 +1007,25 @@ mod tests {
         assert!(problems(&plain).contains("over TLS only"));
         let unverified = EXAMPLE.lines().filter(|line| !line.starts_with("ca-file")).collect::<Vec<_>>().join("\n");
         assert!(problems(&unverified).contains("needs ca-file"));
+    }
+
+    #[test]
+    fn a_probe_says_what_it_looks_at_and_what_it_expects() {
+        let before = "[[cluster.member]]\nregion = \"us-east-2\"";
+        assert!(EXAMPLE.contains(before));
+        let with = |probe: &str| EXAMPLE.replace(before, &format!("[[cluster.probe]]\n{probe}\n{before}"));
+        let kind = |probe: &str| parse(&with(probe), "x", |_| None).expect("valid").clusters[0].probes[0].kind.clone();
+        let page = "name = \"a\"\nkind = \"http\"\ntarget = \"https://[::1]:8443/health\"\nbody = \"ok\"";
+        assert!(matches!(kind(page), ProbeKind::Http(page) if page.url.port() == Some(8443) && page.body.is_some()));
+        let proxy = "name = \"a\"\nkind = \"tcp\"\ntarget = \"[::1]:5432\"";
+        assert!(matches!(kind(proxy), ProbeKind::Tcp { host, port: 5432 } if host == "::1"));
+        assert!(problems(&with("name = \"a\"\nkind = \"tcp\"\ntarget = \"proxy\"")).contains("with a port"));
+        assert!(problems(&with("name = \"a\"\nkind = \"http\"\ntarget = \"/health\"")).contains("must be a URL"));
+        assert!(problems(&with(&format!("{proxy}\nstatus = 200"))).contains("has status: which another"));
+        let twice = format!("{proxy}\n[[cluster.probe]]\n{proxy}");
+        assert!(problems(&with(&twice)).contains("is there twice"));
+        let rare = format!("{proxy}\nweight = 1\ninterval = \"1m\"");
+        assert!(problems(&with(&rare)).contains("comes too rarely"));
     }
 
     #[test]

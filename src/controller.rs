@@ -458,6 +458,8 @@ impl ClusterTask {
             epoch: record.epoch,
             actor: match &envelope.event {
                 Event::Probe(probe) => probe.vantage.to_string(),
+                Event::Observation(seen) => seen.vantage.to_string(),
+                Event::Lag(_) => "cloudwatch".into(),
                 Event::Command(command) => command.actor.clone(),
                 Event::Rds(event) => event.source.to_string(),
                 Event::Alarm(alarm) => alarm.name.clone(),

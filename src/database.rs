@@ -2,15 +2,16 @@
 //!
 //! Names are resolved by our own resolver and never cached, so that a probe follows DNS at once.
 
+use crate::aws::{cause, chain};
 use crate::config::{AwsSettings, DatabaseSettings, Tls};
-use crate::dns::Dns;
+use crate::dns::{self, Dns};
 use crate::password::Passwords;
 use async_trait::async_trait;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use statemachine::{Region, Timestamp};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,11 +49,12 @@ const END_SESSIONS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat
     WHERE datname = current_database() AND backend_type = 'client backend'
     AND pid <> pg_backend_pid() AND usename <> 'rdsadmin'";
 
-/// Why a write was not proven. The class is a closed set of words, for metrics and policy.
+/// Why something was not proven. The class is a closed set of words, for metrics and policy.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{class}: {detail}")]
 pub struct ProbeError {
-    /// One of `dns`, `timeout`, `refused`, `connection`, `tls`, `password`, `read-only`, `server`.
+    /// One of `dns`, `timeout`, `refused`, `connection`, `tls`, `password`, `read-only`, `server`, and for what is
+    /// observed beside the database `status`, `body`, `answer`.
     pub class: &'static str,
     /// Human detail.
     pub detail: String,
@@ -70,16 +72,11 @@ impl From<tokio_postgres::Error> for ProbeError {
         let class = match error.code() {
             Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => "read-only",
             Some(_) => "server",
-            None if is_about_tls(&error) => "tls",
+            None if cause::<rustls::Error>(&error).is_some() => "tls",
             None => "connection",
         };
-        Self::new(class, crate::aws::chain(&error))
+        Self::new(class, chain(&error))
     }
-}
-
-fn is_about_tls(error: &tokio_postgres::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    cause.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// An open connection to one endpoint.
@@ -120,20 +117,15 @@ impl Database {
         Ok(Self { settings, dns, tls, passwords })
     }
 
-    /// Opens a session to the first address of `name`; the caller sets the deadline. With TLS the certificate must
+    /// Opens a session to whichever address of `name` answers first; the caller sets the deadline. With TLS the certificate must
     /// name the endpoint: for a public name that is an alias, the endpoint that it leads to.
     ///
     /// # Errors
     /// Classes `dns`, `refused`, `connection`, `tls`, `password`, `server`.
     pub async fn connect(&self, name: &str) -> Result<Session, ProbeError> {
-        let found = self.dns.addresses(name).await.map_err(|e| ProbeError::new("dns", e.to_string()))?;
-        let (endpoint, addresses) = (found.0.trim_end_matches('.').to_owned(), found.1);
-        let ip = addresses.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        let address = SocketAddr::new(ip, self.settings.port);
-        let stream = TcpStream::connect(address).await.map_err(|error| {
-            let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
-            ProbeError::new(if refused { "refused" } else { "connection" }, format!("{address}: {error}"))
-        })?;
+        let (canonical, addresses) = self.dns.addresses(name).await?;
+        let endpoint = canonical.trim_end_matches('.').to_owned();
+        let (address, stream) = dns::connect(&addresses, self.settings.port).await?;
         // Without it the delayed acknowledgement of loopback and LAN adds 40 ms to some probes.
         let _best_effort = stream.set_nodelay(true);
         let mut config = tokio_postgres::Config::new();
@@ -273,6 +265,15 @@ impl Session {
         }
     }
 
+    /// Reads something that every server knows.
+    ///
+    /// # Errors
+    /// Class `server` or `connection`.
+    pub async fn read(&self) -> Result<(), ProbeError> {
+        self.client.query_one("SELECT pg_is_in_recovery()", &[]).await?;
+        Ok(())
+    }
+
     /// Makes new transactions read-only and ends every other session of this database. The setting does not outlive
     /// the server's return as a replica, which overwrites it.
     ///
@@ -309,6 +310,6 @@ pub async fn within<T>(
 ) -> Result<T, ProbeError> {
     match tokio::time::timeout(deadline, probe).await {
         Ok(result) => result,
-        Err(_) => Err(ProbeError::new("timeout", format!("no commit within {deadline:?}"))),
+        Err(_) => Err(ProbeError::new("timeout", format!("no answer within {deadline:?}"))),
     }
 }

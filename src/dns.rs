@@ -1,15 +1,21 @@
 //! Asking DNS: without a cache, so that an answer is the name server's and not our own memory.
 
+use crate::database::ProbeError;
 use async_trait::async_trait;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use tokio::net::TcpStream;
 
 /// Longest time for one question.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long one address is waited for before the next is tried beside it (RFC 8305, section 8).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// A name could not be looked up.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -84,6 +90,42 @@ impl Resolver for Dns {
         });
         cname.ok_or_else(|| failed(name, "it has no CNAME"))
     }
+}
+
+impl From<DnsError> for ProbeError {
+    fn from(error: DnsError) -> Self {
+        Self::new("dns", error.to_string())
+    }
+}
+
+/// Connects to whichever address of a name answers first, of IPv4 or IPv6; the caller sets the deadline.
+///
+/// # Errors
+/// Classes `refused` and `connection`: of the last address that failed.
+pub async fn connect(addresses: &[IpAddr], port: u16) -> Result<(SocketAddr, TcpStream), ProbeError> {
+    let attempt = |(number, ip): (usize, &IpAddr)| {
+        let address = SocketAddr::new(*ip, port);
+        async move {
+            let turn = u32::try_from(number).unwrap_or(u32::MAX);
+            if turn > 0 {
+                tokio::time::sleep(NEXT_ADDRESS_AFTER.saturating_mul(turn)).await;
+            }
+            let connected = TcpStream::connect(address).await;
+            connected.map(|stream| (address, stream)).map_err(|error| {
+                let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
+                ProbeError::new(if refused { "refused" } else { "connection" }, format!("{address}: {error}"))
+            })
+        }
+    };
+    let mut attempts: FuturesUnordered<_> = addresses.iter().enumerate().map(attempt).collect();
+    let mut failure = ProbeError::new("dns", "no address");
+    while let Some(connected) = attempts.next().await {
+        match connected {
+            Ok(connected) => return Ok(connected),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 fn failed(name: &str, detail: &str) -> DnsError {

@@ -8,11 +8,20 @@ use crate::clock;
 use crate::config::ClusterSettings;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use statemachine::{Alarm, Arn, ClusterId, Command, Envelope, Event, EventId, Probe, ProbeOutcome, RdsEvent};
+use statemachine::{
+    Alarm, Arn, ClusterId, Command, Envelope, Event, EventId, LagReading, Observation, Probe, ProbeOutcome, RdsEvent,
+    Vantage,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `detail-type` of a probe.
 pub const PROBE_DETAIL_TYPE: &str = "Probe Result";
+
+/// `detail-type` of a probe of another kind than a write.
+pub const OBSERVATION_DETAIL_TYPE: &str = "Observation";
+
+/// `detail-type` of a replication lag by CloudWatch.
+pub const LAG_DETAIL_TYPE: &str = "Replication Lag";
 
 /// `detail-type` of an operator's command.
 pub const COMMAND_DETAIL_TYPE: &str = "Operator Command";
@@ -156,6 +165,25 @@ struct ProbeDetail {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct ObservationDetail {
+    version: u32,
+    cluster: ClusterId,
+    at: String,
+    observation: Observation,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct LagDetail {
+    version: u32,
+    cluster: ClusterId,
+    at: String,
+    vantage: Vantage,
+    lag: LagReading,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct CommandDetail {
     version: u32,
     cluster: ClusterId,
@@ -235,7 +263,7 @@ impl Decoder {
         }
         let outer: Outer = serde_json::from_str(body).map_err(|e| Refusal::NotAnEnvelope(e.to_string()))?;
         let (source, expected) = match outer.detail_type.as_str() {
-            PROBE_DETAIL_TYPE => (CANARY_SOURCE, Channel::Evidence),
+            PROBE_DETAIL_TYPE | OBSERVATION_DETAIL_TYPE | LAG_DETAIL_TYPE => (CANARY_SOURCE, Channel::Evidence),
             COMMAND_DETAIL_TYPE => (OPERATOR_SOURCE, Channel::Operator),
             RDS_CLUSTER_DETAIL_TYPE | RDS_INSTANCE_DETAIL_TYPE => (RDS_SOURCE, Channel::Evidence),
             ALARM_DETAIL_TYPE => (CLOUDWATCH_SOURCE, Channel::Evidence),
@@ -255,6 +283,8 @@ impl Decoder {
         }
         match outer.detail_type.as_str() {
             PROBE_DETAIL_TYPE => probe(&outer),
+            OBSERVATION_DETAIL_TYPE => observation(&outer),
+            LAG_DETAIL_TYPE => lag(&outer),
             COMMAND_DETAIL_TYPE => command(&outer),
             ALARM_DETAIL_TYPE => self.alarm(&outer),
             _ => self.rds(&outer),
@@ -302,6 +332,26 @@ fn probe(outer: &Outer) -> Result<Decoded, Refusal> {
     }
     let id = format!("{}/{}/{}/{}", probe.vantage, probe.incarnation, probe.target, probe.sequence);
     Ok(Decoded { clusters: vec![cluster], envelope: envelope(outer, &id, &at, Event::Probe(probe))? })
+}
+
+fn observation(outer: &Outer) -> Result<Decoded, Refusal> {
+    let ObservationDetail { cluster, at, observation: seen, .. } = read_detail(outer)?;
+    short(outer, "vantage", seen.vantage.as_str())?;
+    short(outer, "incarnation", &seen.incarnation)?;
+    short(outer, "name", &seen.name)?;
+    if let ProbeOutcome::Failed { class } = &seen.outcome {
+        short(outer, "class", class)?;
+    }
+    let id = format!("{}/{}/probe {}/{}", seen.vantage, seen.incarnation, seen.name, seen.sequence);
+    Ok(Decoded { clusters: vec![cluster], envelope: envelope(outer, &id, &at, Event::Observation(seen))? })
+}
+
+fn lag(outer: &Outer) -> Result<Decoded, Refusal> {
+    let LagDetail { cluster, at, vantage, lag, .. } = read_detail(outer)?;
+    short(outer, "vantage", vantage.as_str())?;
+    short(outer, "region", lag.region.as_str())?;
+    let id = format!("lag/{vantage}/{}/{}", lag.region, lag.measured_at.0);
+    Ok(Decoded { clusters: vec![cluster], envelope: envelope(outer, &id, &at, Event::Lag(lag))? })
 }
 
 fn command(outer: &Outer) -> Result<Decoded, Refusal> {
@@ -355,6 +405,22 @@ pub fn probe_detail(cluster: &ClusterId, at: statemachine::Timestamp, probe: &Pr
     serde_json::to_string(&detail).expect("a probe is plain data")
 }
 
+/// The `detail` of a probe of another kind.
+#[must_use]
+pub fn observation_detail(cluster: &ClusterId, at: statemachine::Timestamp, seen: &Observation) -> String {
+    let (cluster, at, observation) = (cluster.clone(), clock::rfc3339(at), seen.clone());
+    let detail = ObservationDetail { version: DETAIL_VERSION, cluster, at, observation };
+    serde_json::to_string(&detail).expect("an observation is plain data")
+}
+
+/// The `detail` of a lag, told by `vantage`.
+#[must_use]
+pub fn lag_detail(cluster: &ClusterId, vantage: &Vantage, at: statemachine::Timestamp, reading: &LagReading) -> String {
+    let (cluster, at, vantage, lag) = (cluster.clone(), clock::rfc3339(at), vantage.clone(), reading.clone());
+    let detail = LagDetail { version: DETAIL_VERSION, cluster, at, vantage, lag };
+    serde_json::to_string(&detail).expect("a reading is plain data")
+}
+
 /// The `detail` of a command.
 #[must_use]
 pub fn command_detail(cluster: &ClusterId, at: statemachine::Timestamp, command: &Command) -> String {
@@ -399,6 +465,8 @@ mod tests {
             outcome: ProbeOutcome::Failed { class: "timeout".into() },
             self_check: SelfCheck::Ok,
             latency_ms: 200,
+            connect_ms: None,
+            dropped: 0,
             lag_ms: None,
         }
     }
@@ -421,6 +489,24 @@ mod tests {
         assert_eq!(decoded.envelope.at, Timestamp(1_000_123));
         assert_eq!(decoded.envelope.id.as_str(), "witness/run-1/us-east-1/7");
         assert_eq!(decoded.envelope.event, Event::Probe(probe()));
+    }
+
+    #[test]
+    fn an_observation_and_a_lag_survive_the_round_trip() {
+        let Probe { vantage, incarnation, sequence, outcome, self_check, latency_ms, .. } = probe();
+        let name = "website".to_owned();
+        let seen = Observation { vantage, incarnation, sequence, name, outcome, self_check, latency_ms };
+        let detail = observation_detail(&"orders".into(), Timestamp(1_000_123), &seen);
+        let body = message(CANARY_SOURCE, OBSERVATION_DETAIL_TYPE, &detail);
+        let decoded = decoder().decode(&body, Channel::Evidence).expect("it is ours");
+        assert_eq!(decoded.envelope.id.as_str(), "witness/run-1/probe website/7");
+        assert_eq!(decoded.envelope.event, Event::Observation(seen));
+        let reading = LagReading { region: "us-west-2".into(), ms: 7, measured_at: Timestamp(960_000) };
+        let detail = lag_detail(&"orders".into(), &"witness".into(), Timestamp(1_000_123), &reading);
+        let body = message(CANARY_SOURCE, LAG_DETAIL_TYPE, &detail);
+        let decoded = decoder().decode(&body, Channel::Evidence).expect("it is ours");
+        assert_eq!(decoded.envelope.at, Timestamp(1_000_123));
+        assert_eq!(decoded.envelope.event, Event::Lag(reading));
     }
 
     #[test]

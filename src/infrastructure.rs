@@ -5,8 +5,8 @@ use crate::aws::chain;
 use crate::bus::{CANARY_SOURCE, OPERATOR_SOURCE};
 use crate::config::Settings;
 use crate::envelope::{
-    ALARM_DETAIL_TYPE, CLOUDWATCH_SOURCE, COMMAND_DETAIL_TYPE, PROBE_DETAIL_TYPE, RDS_CLUSTER_DETAIL_TYPE,
-    RDS_INSTANCE_DETAIL_TYPE, RDS_SOURCE,
+    ALARM_DETAIL_TYPE, CLOUDWATCH_SOURCE, COMMAND_DETAIL_TYPE, LAG_DETAIL_TYPE, OBSERVATION_DETAIL_TYPE,
+    PROBE_DETAIL_TYPE, RDS_CLUSTER_DETAIL_TYPE, RDS_INSTANCE_DETAIL_TYPE, RDS_SOURCE,
 };
 use crate::store::{INDEXES, KEYS};
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -39,9 +39,10 @@ pub async fn init(sdk: &SdkConfig, settings: &Settings, mut done: impl FnMut(Str
     let orders = create_queue(sdk, &settings.operator_queue, Some(&dead_letters.arn)).await?;
     done(format!("queue {}", settings.operator_queue));
     let ours = &settings.event_bus;
+    let seen = [PROBE_DETAIL_TYPE, OBSERVATION_DETAIL_TYPE, LAG_DETAIL_TYPE];
     let hints = [RDS_CLUSTER_DETAIL_TYPE, RDS_INSTANCE_DETAIL_TYPE];
     let rules = [
-        Rule { name: format!("{ours}-to-queue"), bus: ours, source: CANARY_SOURCE, detail_types: &[PROBE_DETAIL_TYPE] },
+        Rule { name: format!("{ours}-to-queue"), bus: ours, source: CANARY_SOURCE, detail_types: &seen },
         // AWS itself speaks on the default bus; what other regions' default buses forward arrives on ours.
         Rule { name: format!("{ours}-rds"), bus: "default", source: RDS_SOURCE, detail_types: &hints },
         Rule {

@@ -2,7 +2,7 @@
 //!
 //! The flow, and the only one: canary → EventBridge → SQS → [`inbox`] → [`controller`] turn → [`store`] →
 //! [`effects`] → result → turn. SDK types stay inside the one module that calls them ([`store`], [`inbox`],
-//! [`bus`], [`rds`], [`route53`], [`s3`], [`arc`], [`password`], [`infrastructure`]); environment is read in [`config`], time in [`clock`].
+//! [`bus`], [`rds`], [`route53`], [`s3`], [`arc`], [`cloudwatch`], [`password`], [`infrastructure`]); environment is read in [`config`], time in [`clock`].
 
 pub mod arc;
 pub mod audit;
@@ -10,12 +10,14 @@ pub mod aws;
 pub mod bus;
 pub mod canary;
 pub mod clock;
+pub mod cloudwatch;
 pub mod config;
 pub mod controller;
 pub mod database;
 pub mod dns;
 pub mod effects;
 pub mod envelope;
+pub mod http;
 pub mod inbox;
 pub mod infrastructure;
 pub mod password;

@@ -5,11 +5,11 @@
 //! one loopback port, UDP and TCP; a change is visible to the very next query.
 //!
 //! Deliberately absent: recursion, zone transfer, DNSSEC, wildcards and record
-//! types other than A, CNAME and TXT. Names below no zone are refused.
+//! types other than A, AAAA, CNAME and TXT. Names below no zone are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,7 +23,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, CNAME, NS, SOA, TXT};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, NS, SOA, TXT};
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -44,6 +44,8 @@ const TCP_RESPONSE_BUFFER: usize = 32;
 pub enum RecordKind {
     /// IPv4 address.
     A,
+    /// IPv6 address.
+    Aaaa,
     /// Alias to another name.
     Cname,
     /// Quoted text.
@@ -55,6 +57,7 @@ impl RecordKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::A => "A",
+            Self::Aaaa => "AAAA",
             Self::Cname => "CNAME",
             Self::Txt => "TXT",
         }
@@ -73,9 +76,10 @@ impl FromStr for RecordKind {
     fn from_str(kind: &str) -> anyhow::Result<Self> {
         Ok(match kind {
             "A" => Self::A,
+            "AAAA" => Self::Aaaa,
             "CNAME" => Self::Cname,
             "TXT" => Self::Txt,
-            other => bail!("the lab serves A, CNAME and TXT records only, not {other}"),
+            other => bail!("the lab serves A, AAAA, CNAME and TXT records only, not {other}"),
         })
     }
 }
@@ -123,6 +127,9 @@ fn parse_rdata(kind: RecordKind, value: &str) -> anyhow::Result<RData> {
     Ok(match kind {
         RecordKind::A => RData::A(A(
             Ipv4Addr::from_str(value).with_context(|| format!("value is not a valid IPv4 address: '{value}'"))?
+        )),
+        RecordKind::Aaaa => RData::AAAA(AAAA(
+            Ipv6Addr::from_str(value).with_context(|| format!("value is not a valid IPv6 address: '{value}'"))?,
         )),
         RecordKind::Cname => RData::CNAME(CNAME(dns_name(&fqdn(value)?)?)),
         RecordKind::Txt => RData::TXT(TXT::new(character_strings(value)?)),
@@ -306,6 +313,7 @@ impl ZonesData {
                 let sets = self.records.get(name).into_iter().flat_map(BTreeMap::values);
                 let set = sets.filter(|set| match set.kind {
                     RecordKind::A => kind == RecordType::A,
+                    RecordKind::Aaaa => kind == RecordType::AAAA,
                     RecordKind::Cname => kind == RecordType::CNAME,
                     RecordKind::Txt => kind == RecordType::TXT,
                 });

@@ -51,6 +51,11 @@ fn detail(row: &HistoryRow) -> String {
             ProbeOutcome::Ok => format!("{} committed in {} ms", probe.vantage, probe.latency_ms),
             ProbeOutcome::Failed { class } => format!("{} failed: {class}", probe.vantage),
         }),
+        Event::Observation(seen) => facts.push(match &seen.outcome {
+            ProbeOutcome::Ok => format!("{} by {}: ok in {} ms", seen.name, seen.vantage, seen.latency_ms),
+            ProbeOutcome::Failed { class } => format!("{} by {} failed: {class}", seen.name, seen.vantage),
+        }),
+        Event::Lag(reading) => facts.push(format!("{} is {} ms behind", reading.region, reading.ms)),
         Event::Result(result) => facts.push(format!("effect {}: {}", result.effect, outcome(&result.outcome))),
         Event::Claim(_) => facts
             .push(format!("claimed {}", row.claimed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))),

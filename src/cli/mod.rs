@@ -10,7 +10,9 @@ use self::log::Log;
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::arc::RoutingControls;
 use aurora_failover::bus::EventBridge;
+use aurora_failover::canary::Outside;
 use aurora_failover::clock::SystemClock;
+use aurora_failover::cloudwatch::CloudWatch;
 use aurora_failover::config::{self, Settings};
 use aurora_failover::database::Database;
 use aurora_failover::dns::Dns;
@@ -73,7 +75,7 @@ enum Command {
         #[arg(long, env = "AURORA_FAILOVER_VANTAGE")]
         vantage: Option<String>,
     },
-    /// Run one vantage: probe the writer by committing a row, publish what was seen.
+    /// Run one vantage: probe the writer by committing a row, look at the rest, publish what was seen.
     ///
     /// Run at least three, in different regions, one of them outside the two that hold the database.
     Canary {
@@ -84,6 +86,10 @@ enum Command {
         /// Name of this vantage, one of `vantages` in the configuration.
         #[arg(long, env = "AURORA_FAILOVER_VANTAGE")]
         vantage: String,
+        /// Set by AWS Lambda: probe while an invocation lasts, and answer it.
+        #[cfg(feature = "lambda")]
+        #[arg(long, env = "AWS_LAMBDA_RUNTIME_API", hide = true)]
+        lambda: Option<String>,
     },
     /// Create what is missing: table, bus, rule, queues. Safe to run twice.
     Init {
@@ -187,10 +193,22 @@ async fn dispatch(command: Command) -> Result<()> {
             let _exporting = log.start()?;
             serve(file.load()?, listen, emf, vantage.map(Vantage)).await
         }
-        Command::Canary { file, log, vantage } => {
+        Command::Canary {
+            file,
+            log,
+            vantage,
+            #[cfg(feature = "lambda")]
+            lambda,
+        } => {
             let _exporting = log.start()?;
             let (settings, vantage) = (file.load()?, Vantage(vantage));
             is_known(&settings, &vantage)?;
+            #[cfg(feature = "lambda")]
+            if lambda.is_some() {
+                let outside = outside(&settings).await?;
+                let served = canary::lambda::serve(vantage, settings, outside).await;
+                return served.map_err(|error| anyhow::anyhow!("the Lambda runtime's API: {error}"));
+            }
             probe(settings, vantage, stop_on_signal()?).await
         }
         Command::Init { file } => {
@@ -279,11 +297,20 @@ fn is_known(settings: &Settings, vantage: &Vantage) -> Result<()> {
 }
 
 async fn probe(settings: Settings, vantage: Vantage, stop: CancellationToken) -> Result<()> {
-    let sdk = aws::load(&settings.region, &settings.aws).await;
-    let database = Database::new(settings.database.clone(), &settings.aws, Dns::new(&settings.nameservers)?)?;
-    let bus = Arc::new(EventBridge::new(&sdk, &settings.event_bus));
-    canary::run(vantage, &settings.clusters, &settings.canary, &database, bus, stop).await;
+    let outside = outside(&settings).await?;
+    canary::run(vantage, &settings, &outside, stop).await;
     Ok(())
+}
+
+async fn outside(settings: &Settings) -> Result<Outside> {
+    let sdk = aws::load(&settings.region, &settings.aws).await;
+    let dns = Dns::new(&settings.nameservers)?;
+    Ok(Outside {
+        database: Database::new(settings.database.clone(), &settings.aws, dns.clone())?,
+        dns,
+        bus: Arc::new(EventBridge::new(&sdk, &settings.event_bus)),
+        cloudwatch: Arc::new(CloudWatch::new(settings.aws.clone())),
+    })
 }
 
 /// Cancelled by SIGTERM or Ctrl-C.

@@ -6,6 +6,7 @@ use aurora_failover::config::Settings;
 use aurora_failover::store::{DynamoDb, Item, Store as _};
 use aurora_failover::{aws, clock};
 use comfy_table::{Table, presets};
+use statemachine::Timestamp;
 
 pub(super) async fn run(settings: &Settings, format: Format) -> Result<()> {
     let sdk = aws::load(&settings.region, &settings.aws).await;
@@ -22,17 +23,17 @@ pub(super) async fn run(settings: &Settings, format: Format) -> Result<()> {
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["cluster", "state", "since", "mode", "primary", "epoch", "vantages", "notes"]);
+    table.set_header(["cluster", "state", "since", "mode", "primary", "epoch", "vantages", "observed", "lag", "notes"]);
     for (id, item) in items {
         match item {
-            Some(item) => table.add_row(row(&item)),
+            Some(item) => table.add_row(row(&item, clock::now())),
             None => table.add_row([id.as_str(), "(nothing stored yet)"]),
         };
     }
     show(&format!("{table}\nAs the record in table {} says; the world may have moved on.", settings.table))
 }
 
-fn row(item: &Item) -> [String; 8] {
+fn row(item: &Item, now: Timestamp) -> [String; 10] {
     let record = &item.record;
     let votes = record.evidence.tracks.iter().map(|(vantage, track)| {
         let seen = match (track.isolated, track.failures.len()) {
@@ -42,6 +43,22 @@ fn row(item: &Item) -> [String; 8] {
         };
         format!("{vantage}: {seen}")
     });
+    let policy = &record.config.policy;
+    let observed = record.evidence.observed.iter().map(|(name, sights)| {
+        let failing: Vec<_> = sights.iter().filter(|(_, sight)| sight.failing_since.is_some()).collect();
+        match &failing[..] {
+            [] => format!("{name}: ok"),
+            [(_, sight), ..] => {
+                let verdict = if record.evidence.is_failing(name, policy, record.last_now) { "FAILS" } else { "fails" };
+                format!("{name}: {verdict} for {} of {} ({})", failing.len(), sights.len(), sight.last_failure)
+            }
+        }
+    });
+    let lag = record
+        .evidence
+        .lag
+        .iter()
+        .map(|(region, lag)| format!("{region}: {} ms, {} s ago", lag.ms, now.since_ms(lag.at) / 1000));
     let mut notes = Vec::new();
     for (is, note) in [(record.blind, "blind"), (record.exposed, "exposed"), (!record.proven, "unproven")] {
         if is {
@@ -59,6 +76,8 @@ fn row(item: &Item) -> [String; 8] {
         record.primary.to_string(),
         record.epoch.to_string(),
         votes.collect::<Vec<_>>().join("\n"),
+        observed.collect::<Vec<_>>().join("\n"),
+        lag.collect::<Vec<_>>().join("\n"),
         notes.join("\n"),
     ]
 }

@@ -67,6 +67,8 @@ impl Service {
             outcome,
             self_check: SelfCheck::Ok,
             latency_ms: 4,
+            connect_ms: None,
+            dropped: 0,
             lag_ms,
         };
         self.turn(Event::Probe(probe));
@@ -136,6 +138,7 @@ fn config() -> Config {
         members: vec![member(EAST), member(WEST)],
         routes: vec![Route { zone: "Z1".into(), name: "db.example.com.".into(), ttl_s: 5, by: RouteBy::Record }],
         alarms: Vec::new(),
+        probes: Vec::new(),
         policy: Policy::standard(vec!["west".into(), "witness".into()]),
     }
 }

@@ -19,6 +19,9 @@ pub struct Config {
     /// CloudWatch alarms that count as evidence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<AlarmWeight>,
+    /// Probes of other kinds than a write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeWeight>,
     /// Thresholds.
     pub policy: Policy,
 }
@@ -103,6 +106,17 @@ pub struct ArcEndpoint {
     pub region: Region,
     /// Where calls go.
     pub url: String,
+}
+
+/// A probe of another kind than a write. When a quorum of vantages sees it fail, it adds votes to those of the write
+/// probes, never without one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProbeWeight {
+    /// Its name.
+    pub name: String,
+    /// Votes; with none it is only shown.
+    pub weight: u32,
 }
 
 /// An alarm that adds votes to those of the vantages, never without at least one of them.

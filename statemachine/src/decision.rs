@@ -77,7 +77,7 @@ pub enum Reason {
     SameConfig,
     /// It would leave the primary without a member.
     PrimaryNotConfigured,
-    /// About a cluster or an alarm that is not configured, or of a kind that decides nothing.
+    /// About a cluster, an alarm or a probe that is not configured, or of a kind that decides nothing.
     NotOurs,
 }
 
@@ -184,6 +184,8 @@ pub enum Rule {
     RdsHint,
     /// An alarm changed.
     AlarmCounted,
+    /// An observed target fails for a quorum, or does not any more.
+    ObservedCounted,
     /// Another member commits writes too.
     DualWriter,
     /// It does not any more.
@@ -236,6 +238,7 @@ impl Rule {
             Self::InRegionFailover => "an in-region failover of the primary began or ended",
             Self::RdsHint => "RDS says that something happened; looking at once",
             Self::AlarmCounted => "a CloudWatch alarm changed its state",
+            Self::ObservedCounted => "an observed target fails for a quorum, or does not any more",
             Self::DualWriter => "a member that is not the primary commits writes too",
             Self::DualWriterGone => "the second writer is gone",
         }

@@ -3,8 +3,8 @@
 
 use crate::{
     Alarm, Arn, Assessment, Claimant, ClusterFacts, Command, Config, Configured, Decision, Effect, EffectResult,
-    Envelope, Event, EventId, Guard, Member, MemberFacts, Mode, Order, Outcome, Policy, Probe, ProbeOutcome, RdsEvent,
-    Record, Report, Route, SelfCheck, Timestamp, Verdict, next_wakeup, step,
+    Envelope, Event, EventId, Guard, LagReading, Member, MemberFacts, Mode, Observation, Order, Outcome, Policy, Probe,
+    ProbeOutcome, RdsEvent, Record, Report, Route, SelfCheck, Timestamp, Verdict, next_wakeup, step,
 };
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -206,6 +206,11 @@ const EVENTS: &[(&str, Give)] = &[
     ("RDS: the writer moves (0181-0187, 0238, 0239, 0397, 0423, 0519)", |w| Some(w.rds("RDS-EVENT-0238"))),
     ("RDS: the topology changes (0240, 0241, 0390, 0391)", |w| Some(w.rds("RDS-EVENT-0241"))),
     ("alarm", |w| Some(w.give(Event::Alarm(Alarm { name: "website".into(), in_alarm: true })))),
+    ("observation: the website fails for a quorum", |w| Some(w.website_fails())),
+    ("lag: a metric", |w| {
+        let reading = LagReading { region: WEST.into(), ms: 5, measured_at: w.now };
+        Some(w.give(Event::Lag(reading)))
+    }),
     ("configured: mode observe", |w| Some(w.configure(Mode::Observe))),
     ("command: pause", |w| {
         let until = w.now.plus_ms(600_000);
@@ -261,6 +266,8 @@ impl Walk {
             outcome: if ok { ProbeOutcome::Ok } else { ProbeOutcome::Failed { class: "timeout".into() } },
             self_check: SelfCheck::Ok,
             latency_ms: 5,
+            connect_ms: None,
+            dropped: 0,
             lag_ms: None,
         }
     }
@@ -367,6 +374,25 @@ impl Walk {
         self.give(Event::Result(EffectResult { effect, token: crate::ClaimToken(0), outcome }))
     }
 
+    fn website_fails(&mut self) -> Decision {
+        let mut seen = |vantage: usize| {
+            let vantage = self.a_probe(vantage, false);
+            let Probe { vantage, incarnation, sequence, outcome, self_check, latency_ms, .. } = vantage;
+            let name = "website".into();
+            self.give(Event::Observation(Observation {
+                vantage,
+                incarnation,
+                sequence,
+                name,
+                outcome,
+                self_check,
+                latency_ms,
+            }))
+        };
+        seen(1);
+        seen(2)
+    }
+
     fn rds(&mut self, code: &str) -> Decision {
         let source = self.record.primary_member().map(|m| m.arn.clone()).unwrap_or_default();
         self.give(Event::Rds(RdsEvent { code: code.into(), source }))
@@ -422,6 +448,7 @@ fn config() -> Config {
         members: vec![member(EAST), member(WEST)],
         routes: vec![Route { zone: "Z".into(), name: "db.example.".into(), ttl_s: 5, by: crate::RouteBy::Record }],
         alarms: vec![crate::AlarmWeight { name: "website".into(), weight: 1 }],
+        probes: vec![crate::ProbeWeight { name: "website".into(), weight: 0 }],
         policy: Policy::standard(VANTAGES.map(Into::into).to_vec()),
     }
 }

@@ -24,6 +24,10 @@ pub struct Envelope {
 pub enum Event {
     /// A vantage probed the writer endpoint of one member.
     Probe(Probe),
+    /// A vantage probed something else: a website, a proxy, a name, a reader.
+    Observation(Observation),
+    /// Somebody else than a replica itself tells how far it is behind.
+    Lag(LagReading),
     /// A controller asks for the right to carry out whatever is due.
     Claim(Claimant),
     /// An effect was tried.
@@ -46,6 +50,8 @@ impl Event {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Probe(_) => "probe",
+            Self::Observation(_) => "observation",
+            Self::Lag(_) => "lag",
             Self::Claim(_) => "claim",
             Self::Result(_) => "result",
             Self::Configured(_) => "configured",
@@ -75,18 +81,61 @@ pub struct Probe {
     pub self_check: SelfCheck,
     /// Time until the verdict.
     pub latency_ms: u64,
+    /// Part of it that opening the connection took, where that was done anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_ms: Option<u64>,
+    /// Results of this incarnation that never left, because the bus could not be reached for too long.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped: u64,
     /// Replication lag that the target reported of itself, if it is a replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_ms: Option<u64>,
 }
 
-/// Result of a write probe.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// One probe of another kind than a write: shown, and counted only with the weight that the policy gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Observation {
+    /// Who probed.
+    pub vantage: Vantage,
+    /// The run of the canary; a new one starts its sequence anew.
+    pub incarnation: String,
+    /// Rises with each probe of one incarnation and name.
+    pub sequence: u64,
+    /// Name of the probe in the configuration.
+    pub name: String,
+    /// What came of it.
+    pub outcome: ProbeOutcome,
+    /// Could the vantage reach its neutral targets in this round?
+    pub self_check: SelfCheck,
+    /// Time until the verdict.
+    pub latency_ms: u64,
+}
+
+/// How far a secondary region is behind, as CloudWatch says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LagReading {
+    /// The secondary region.
+    pub region: Region,
+    /// Milliseconds behind.
+    pub ms: u64,
+    /// When that was so; older than the event, as metrics come late.
+    pub measured_at: Timestamp,
+}
+
+/// Result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum ProbeOutcome {
-    /// The write committed before its deadline.
+    /// What was asked for was there before the deadline: a commit, an answer, a status.
     Ok,
-    /// It did not; `class` is a closed, low-cardinality word such as `timeout`, `refused`, `read-only`.
+    /// It was not; `class` is a closed, low-cardinality word such as `timeout`, `refused`, `read-only`.
     Failed {
         /// Error class.
         class: String,

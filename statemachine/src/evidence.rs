@@ -4,7 +4,9 @@
 //! [`Evidence::recovered`], [`Evidence::is_blind`]. Silence is never evidence: a vantage that is not heard
 //! of is not live and counts neither way.
 
-use crate::{Config, Policy, Probe, ProbeOutcome, Reason, Region, SelfCheck, Timestamp, Vantage};
+use crate::{
+    Config, LagReading, Observation, Policy, Probe, ProbeOutcome, Reason, Region, SelfCheck, Timestamp, Vantage,
+};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -28,6 +30,9 @@ pub struct Evidence {
     /// Alarms in alarm, and since when.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub alarms: BTreeMap<String, Timestamp>,
+    /// What the vantages last saw of each target of another kind than a write, by the probe's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub observed: BTreeMap<String, BTreeMap<Vantage, Sight>>,
     /// Last known replication lag per secondary region.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lag: BTreeMap<Region, Lag>,
@@ -66,6 +71,25 @@ impl Track {
     }
 }
 
+/// What one vantage last saw of one observed target.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Sight {
+    /// Run of the canary.
+    pub incarnation: String,
+    /// Highest sequence seen from that run.
+    pub sequence: u64,
+    /// Time of its newest probe.
+    pub last_seen: Timestamp,
+    /// Since when it fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<Timestamp>,
+    /// Class of the newest failure.
+    pub last_failure: String,
+    /// How long the newest probe took.
+    pub latency_ms: u64,
+}
+
 /// A replication lag reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -87,13 +111,16 @@ pub struct Quorum {
     pub votes: Vec<Vantage>,
     /// Votes that alarms add.
     pub alarm_votes: u32,
+    /// Votes that probes of other kinds add.
+    pub observed_votes: u32,
 }
 
 impl Quorum {
     /// Enough votes.
     #[must_use]
     pub fn reached(&self) -> bool {
-        !self.votes.is_empty() && self.votes.len() as u64 + u64::from(self.alarm_votes) >= u64::from(self.needed)
+        let added = u64::from(self.alarm_votes) + u64::from(self.observed_votes);
+        !self.votes.is_empty() && self.votes.len() as u64 + added >= u64::from(self.needed)
     }
 }
 
@@ -111,6 +138,17 @@ pub(crate) enum Intake {
     SecondWriter,
     /// It does not count, but told the lag of a region for the first time.
     FirstLag,
+    /// It does not count.
+    Ignored(Reason),
+}
+
+/// What became of an observation.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Sighting {
+    /// It was taken in.
+    Noted,
+    /// The target fails now for a quorum, or does not any more.
+    Turned,
     /// It does not count.
     Ignored(Reason),
 }
@@ -142,7 +180,8 @@ impl Evidence {
             }
             // After the fault the lag only grows with the outage; the last value before it bounds the loss.
             let counts = outage_began_at.is_none_or(|began_at| at <= began_at);
-            if counts && self.take_lag(probe, at, config) {
+            let known = |ms| LagReading { region: probe.target.clone(), ms, measured_at: at };
+            if counts && probe.lag_ms.is_some_and(|ms| self.take_lag(&known(ms), config)) {
                 return Intake::FirstLag;
             }
             return Intake::Ignored(Reason::NotThePrimary);
@@ -201,17 +240,72 @@ impl Evidence {
     }
 
     /// Keeps the newest reading; true when it is the first one of that region.
-    fn take_lag(&mut self, probe: &Probe, at: Timestamp, config: &Config) -> bool {
-        let Some(ms) = probe.lag_ms else { return false };
-        if config.member(&probe.target).is_none() {
+    pub(crate) fn take_lag(&mut self, reading: &LagReading, config: &Config) -> bool {
+        if config.member(&reading.region).is_none() {
             return false;
         }
-        match self.lag.get_mut(&probe.target) {
-            Some(lag) if lag.at < at => *lag = Lag { ms, at },
+        let read = Lag { ms: reading.ms, at: reading.measured_at };
+        match self.lag.get_mut(&reading.region) {
+            Some(lag) if lag.at < read.at => *lag = read,
             Some(_) => {}
-            None => return self.lag.insert(probe.target.clone(), Lag { ms, at }).is_none(),
+            None => return self.lag.insert(reading.region.clone(), read).is_none(),
         }
         false
+    }
+
+    /// Takes in what a vantage saw of an observed target.
+    pub(crate) fn observe(&mut self, seen: &Observation, at: Timestamp, config: &Config, now: Timestamp) -> Sighting {
+        let policy = &config.policy;
+        if !policy.vantages.contains(&seen.vantage) {
+            return Sighting::Ignored(Reason::UnknownVantage);
+        }
+        if !config.probes.iter().any(|probe| probe.name == seen.name) {
+            return Sighting::Ignored(Reason::NotOurs);
+        }
+        if seen.self_check == SelfCheck::Failed && seen.outcome != ProbeOutcome::Ok {
+            return Sighting::Ignored(Reason::VantageIsolated);
+        }
+        let failed_before = self.is_failing(&seen.name, policy, now);
+        let sight = self.observed.entry(seen.name.clone()).or_default().entry(seen.vantage.clone()).or_default();
+        let straggles =
+            if sight.incarnation == seen.incarnation { seen.sequence <= sight.sequence } else { at < sight.last_seen };
+        if straggles {
+            return Sighting::Ignored(Reason::Duplicate);
+        }
+        if at.since_ms(sight.last_seen) > policy.vantage_stale_after_ms {
+            sight.failing_since = None;
+        }
+        sight.incarnation.clone_from(&seen.incarnation);
+        sight.sequence = seen.sequence;
+        sight.last_seen = sight.last_seen.max(at);
+        sight.latency_ms = seen.latency_ms;
+        match &seen.outcome {
+            ProbeOutcome::Ok => sight.failing_since = None,
+            ProbeOutcome::Failed { class } => {
+                sight.failing_since.get_or_insert(at);
+                sight.last_failure.clone_from(class);
+            }
+        }
+        if self.is_failing(&seen.name, policy, now) == failed_before { Sighting::Noted } else { Sighting::Turned }
+    }
+
+    /// Does a quorum see this target fail?
+    #[must_use]
+    pub fn is_failing(&self, name: &str, policy: &Policy, now: Timestamp) -> bool {
+        self.fails_for_quorum(name, policy, now, |_| true)
+    }
+
+    fn fails_for_quorum(
+        &self,
+        name: &str,
+        policy: &Policy,
+        now: Timestamp,
+        counts: impl Fn(Timestamp) -> bool,
+    ) -> bool {
+        let fresh = |sight: &&Sight| now.since_ms(sight.last_seen) <= policy.vantage_stale_after_ms;
+        let failing = |sight: &&Sight| sight.failing_since.is_some_and(&counts);
+        let sights = self.observed.get(name).into_iter().flat_map(BTreeMap::values);
+        sights.filter(fresh).filter(failing).count() as u64 >= u64::from(policy.quorum)
     }
 
     /// A suspicion begins: recovery is counted from here.
@@ -235,6 +329,9 @@ impl Evidence {
             track.clear();
             track.outvoted = false;
         }
+        for sight in self.observed.values_mut().flat_map(BTreeMap::values_mut) {
+            sight.failing_since = None;
+        }
         self.newest_ok = None;
     }
 
@@ -251,11 +348,12 @@ impl Evidence {
             live: self.live(policy, now).count() as u32,
             votes: self.live(policy, now).filter(|(_, t)| for_it(t)).map(|(v, _)| v.clone()).collect(),
             alarm_votes: 0,
+            observed_votes: 0,
         }
     }
 
     /// Is the primary down? Each voter has seen enough failures over enough time, all newer than any success.
-    /// Alarms newer than any success add their weight, but never vote alone.
+    /// Alarms and observed failures newer than any success add their weight, but never vote alone.
     #[must_use]
     pub fn confirms_down(&self, config: &Config, now: Timestamp) -> Quorum {
         let policy = &config.policy;
@@ -266,9 +364,11 @@ impl Evidence {
             }
             _ => false,
         });
-        let counts = |name: &String| self.alarms.get(name).is_some_and(|at| self.newest_ok.is_none_or(|ok| *at > ok));
-        quorum.alarm_votes =
-            config.alarms.iter().filter(|a| counts(&a.name)).map(|a| a.weight).fold(0, u32::saturating_add);
+        let is_news = |at: Timestamp| self.newest_ok.is_none_or(|ok| at > ok);
+        let alarms = config.alarms.iter().filter(|alarm| self.alarms.get(&alarm.name).copied().is_some_and(is_news));
+        quorum.alarm_votes = alarms.map(|alarm| alarm.weight).fold(0, u32::saturating_add);
+        let failing = config.probes.iter().filter(|probe| self.fails_for_quorum(&probe.name, policy, now, is_news));
+        quorum.observed_votes = failing.map(|probe| probe.weight).fold(0, u32::saturating_add);
         quorum
     }
 

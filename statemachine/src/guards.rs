@@ -184,6 +184,7 @@ pub(crate) fn still_down(record: &Record, now: Timestamp) -> GuardResult {
         inputs: vec![
             input("votes", votes),
             input("alarm_votes", quorum.alarm_votes),
+            input("observed_votes", quorum.observed_votes),
             input("live", quorum.live),
             input("needed", quorum.needed),
             input("ordered", ordered),

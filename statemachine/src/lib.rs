@@ -33,7 +33,7 @@ mod state;
 mod states;
 mod turn;
 
-pub use config::{AlarmWeight, ArcEndpoint, Config, Member, Policy, Route, RouteBy};
+pub use config::{AlarmWeight, ArcEndpoint, Config, Member, Policy, ProbeWeight, Route, RouteBy};
 pub use deadline::{due_effects, next_wakeup};
 pub use decision::{Decision, Reason, Rule, Verdict};
 pub use effect::{
@@ -41,10 +41,10 @@ pub use effect::{
     RecordChange, Report,
 };
 pub use event::{
-    Alarm, Claimant, Command, Configured, EffectResult, Envelope, Event, Order, Probe, ProbeOutcome, RdsEvent,
-    SelfCheck,
+    Alarm, Claimant, Command, Configured, EffectResult, Envelope, Event, LagReading, Observation, Order, Probe,
+    ProbeOutcome, RdsEvent, SelfCheck,
 };
-pub use evidence::{Evidence, Lag, Quorum, Track};
+pub use evidence::{Evidence, Lag, Quorum, Sight, Track};
 pub use guards::{Guard, GuardResult, Input};
 pub use id::{
     Arn, ClaimToken, ClusterId, ControllerId, EffectId, EpisodeId, Epoch, EventId, Region, Timestamp, Vantage,

@@ -88,6 +88,8 @@ impl statig::blocking::State<Lifecycle> for State {
             (_, Event::Command(command)) => commands::handle(self, record, turn, command),
             (_, Event::Rds(event)) => signals::rds(self, record, turn, event),
             (_, Event::Alarm(alarm)) => signals::alarm(self, record, turn, alarm),
+            (_, Event::Observation(seen)) => signals::observation(self, record, turn, seen),
+            (_, Event::Lag(reading)) => signals::lag(record, turn, reading),
             (Self::Healthy, Event::Probe(_)) => states::healthy_probe(record, turn),
             (Self::Healthy, Event::Result(_)) => states::healthy_result(record, turn),
             (Self::Suspect { .. }, Event::Probe(_)) => states::suspect_probe(record, turn),
@@ -129,7 +131,12 @@ impl statig::blocking::Superstate<Lifecycle> for Group {
                 Event::Claim(claimant) => turn.claim_due(record, &claimant.by),
                 Event::Result(_) => turn.result_for_no_state(record),
                 Event::Configured(configured) => turn.reconfigure(record, configured),
-                Event::Tick | Event::Command(_) | Event::Rds(_) | Event::Alarm(_) => turn.ignore(Reason::NothingDue),
+                Event::Tick
+                | Event::Command(_)
+                | Event::Rds(_)
+                | Event::Alarm(_)
+                | Event::Observation(_)
+                | Event::Lag(_) => turn.ignore(Reason::NothingDue),
             },
         }
     }

@@ -1,10 +1,12 @@
-//! Hints from AWS: RDS events and CloudWatch alarms. They arrive late, twice, or not at all, so they never decide:
-//! they make the machine look at once, hold back for a while, or add weight to what vantages saw.
+//! What decides nothing by itself: RDS events and CloudWatch alarms and metrics, which arrive late, twice, or not at
+//! all, and probes of other kinds than a write. They make the machine look at once, hold back for a while, bound the
+//! loss, or add weight to what the vantages' writes saw.
 
+use crate::evidence::Sighting;
 use crate::machine::Next;
 use crate::states::confirm;
 use crate::turn::Turn;
-use crate::{Alarm, Question, RdsEvent, Reason, Record, Rule, State};
+use crate::{Alarm, LagReading, Observation, Question, RdsEvent, Reason, Record, Rule, State};
 
 /// What an RDS event is for us.
 enum Hint {
@@ -102,6 +104,39 @@ pub(crate) fn alarm(state: &State, record: &mut Record, turn: &mut Turn, alarm: 
         return turn.ignore(Reason::Duplicate);
     }
     confirm_if_suspect(state, record, turn, Rule::AlarmCounted)
+}
+
+pub(crate) fn observation(state: &State, record: &mut Record, turn: &mut Turn, seen: &Observation) -> Next {
+    if let Some(reason) = untimely(record, turn) {
+        return turn.ignore(reason);
+    }
+    match record.evidence.observe(seen, turn.at, &record.config, turn.now) {
+        Sighting::Ignored(reason) => turn.ignore(reason),
+        Sighting::Noted => turn.noted(),
+        // In an episode what decides is stored; this would only make it wait.
+        Sighting::Turned if record.episode.is_some() => match state {
+            State::Suspect { .. } => confirm(record, turn).unwrap_or_else(|| turn.noted()),
+            _ => turn.noted(),
+        },
+        Sighting::Turned => turn.updated(Rule::ObservedCounted),
+    }
+}
+
+pub(crate) fn lag(record: &mut Record, turn: &mut Turn, reading: &LagReading) -> Next {
+    if let Some(reason) = untimely(record, turn) {
+        return turn.ignore(reason);
+    }
+    if reading.measured_at > turn.at {
+        return turn.ignore(Reason::FromTheFuture);
+    }
+    if reading.region == record.primary || record.config.member(&reading.region).is_none() {
+        return turn.ignore(Reason::NotOurs);
+    }
+    // After the fault the lag only grows with the outage; the last value before it bounds the loss.
+    if record.episode.as_ref().is_some_and(|episode| reading.measured_at > episode.began_at) {
+        return turn.ignore(Reason::NotThePrimary);
+    }
+    if record.evidence.take_lag(reading, &record.config) { turn.updated(Rule::SightChanged) } else { turn.noted() }
 }
 
 /// More weight, or the end of a grace, may confirm what the vantages saw already.

@@ -81,7 +81,13 @@ impl Turn {
         match event {
             Event::Probe(probe) => self.take_probe(record, probe),
             Event::Result(result) => self.settle(record, result),
-            Event::Claim(_) | Event::Configured(_) | Event::Command(_) | Event::Rds(_) | Event::Alarm(_) => true,
+            Event::Claim(_)
+            | Event::Configured(_)
+            | Event::Command(_)
+            | Event::Rds(_)
+            | Event::Alarm(_)
+            | Event::Observation(_)
+            | Event::Lag(_) => true,
             Event::Tick => !self.end_pause(record),
         }
     }
@@ -603,6 +609,8 @@ impl Record {
         let Self { config, evidence, .. } = self;
         evidence.tracks.retain(|vantage, _| config.policy.vantages.contains(vantage));
         evidence.alarms.retain(|name, _| config.alarms.iter().any(|alarm| alarm.name == *name));
+        evidence.observed.retain(|name, _| config.probes.iter().any(|probe| probe.name == *name));
+        evidence.observed.values_mut().for_each(|sights| sights.retain(|v, _| config.policy.vantages.contains(v)));
         evidence.lag.retain(|region, _| config.member(region).is_some());
     }
 

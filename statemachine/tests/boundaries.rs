@@ -5,7 +5,8 @@ mod common;
 use common::{Cluster, EAST, WEST, arn, assessment, config, probe, promoted};
 use statemachine::{
     AlarmWeight, Configured, Effect, EffectId, Envelope, EpisodeKind, Event, FailoverInProgress, Guard, HoldReason,
-    How, Lag, Mode, Order, Reason, Record, Region, Report, Rule, State, Timestamp, Verdict, invariants, next_wakeup,
+    How, Lag, Mode, Order, ProbeWeight, Reason, Record, Region, Report, Rule, State, Timestamp, Verdict, invariants,
+    next_wakeup,
 };
 
 fn at(cluster: &mut Cluster, id: &str, at: Timestamp, event: Event) -> Verdict {
@@ -518,20 +519,26 @@ fn what_a_new_configuration_does_not_name_is_forgotten_and_the_rest_is_kept() {
     let mut cluster = Cluster::healthy(Mode::Auto);
     let mut wide = statemachine::Config { hash: "two".into(), ..config() };
     wide.alarms = ["commits", "website"].map(|name| AlarmWeight { name: name.into(), weight: 1 }).to_vec();
+    wide.probes = ["page", "proxy"].map(|name| ProbeWeight { name: name.into(), weight: 1 }).to_vec();
     cluster.give(Event::Configured(Configured { config: wide.clone(), mode: Mode::Auto }));
     cluster.alarm("commits", true);
     cluster.alarm("website", true);
+    cluster.observe("page", "ok ok ok");
+    cluster.observe("proxy", "ok ok ok");
     cluster.edit(|record| {
         let lag = record.evidence.lag[&Region::from(WEST)];
         record.evidence.lag.insert("us-east-2".into(), lag);
     });
     let mut narrow = statemachine::Config { hash: "three".into(), ..wide };
     narrow.alarms.pop();
+    narrow.probes.pop();
     narrow.policy.vantages.pop();
     cluster.give(Event::Configured(Configured { config: narrow, mode: Mode::Auto }));
     let evidence = &cluster.record().evidence;
     assert_eq!(evidence.tracks.keys().map(|v| v.as_str()).collect::<Vec<_>>(), ["east", "west"]);
     assert_eq!(evidence.alarms.keys().collect::<Vec<_>>(), ["commits"]);
+    assert_eq!(evidence.observed.keys().collect::<Vec<_>>(), ["page"]);
+    assert_eq!(evidence.observed["page"].keys().map(|v| v.as_str()).collect::<Vec<_>>(), ["east", "west"]);
     assert_eq!(evidence.lag.keys().map(|r| r.as_str()).collect::<Vec<_>>(), [WEST]);
 }
 

@@ -3,12 +3,12 @@
 
 mod common;
 
-use common::{Cluster, EAST, VANTAGES, WEST, arn, assessment, config, probe};
+use common::{Cluster, EAST, VANTAGES, WEST, arn, assessment, config, observation, probe};
 use proptest::prelude::*;
 use statemachine::{
     Alarm, ClaimToken, Claimant, Command, Configured, Decision, Effect, EffectId, EffectResult, Envelope, EpisodeKind,
-    Epoch, Event, EventId, FailoverInProgress, Mode, Order, Outcome, Pending, RdsEvent, Record, Report, Timestamp,
-    Verdict, invariants, next_wakeup, step,
+    Epoch, Event, EventId, FailoverInProgress, LagReading, Mode, Order, Outcome, Pending, ProbeWeight, RdsEvent,
+    Record, Report, Timestamp, Verdict, invariants, next_wakeup, step,
 };
 use std::collections::BTreeSet;
 
@@ -25,6 +25,8 @@ enum Happening {
     Configure { mode: usize, hash: u8 },
     Rds { code: usize, about: bool },
     Alarm(bool),
+    Observe { name: usize, vantage: usize, outcome: usize, age_ms: i64 },
+    Lag { target: bool, age_ms: i64 },
     Again(usize),
     Restart,
 }
@@ -49,6 +51,10 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..3usize, 0..3u8).prop_map(|(mode, hash)| Happening::Configure { mode, hash }),
         1 => (0..6usize, any::<bool>()).prop_map(|(code, about)| Happening::Rds { code, about }),
         1 => any::<bool>().prop_map(Happening::Alarm),
+        2 => (0..2usize, 0..4usize, 0..4usize, -70_000..8_000i64).prop_map(
+            |(name, vantage, outcome, age_ms)| Happening::Observe { name, vantage, outcome, age_ms }
+        ),
+        1 => (any::<bool>(), -70_000..8_000i64).prop_map(|(target, age_ms)| Happening::Lag { target, age_ms }),
         2 => (0..20usize).prop_map(Happening::Again),
         1 => Just(Happening::Restart),
     ]
@@ -142,12 +148,26 @@ impl Walk {
             Happening::Configure { mode, hash } => {
                 let mut config = config();
                 config.hash = format!("hash-{hash}");
+                let probe = |name: &str| ProbeWeight { name: name.into(), weight: u32::from(*hash) };
+                config.probes = ["website", "proxy"].iter().take(usize::from(*hash)).map(|name| probe(name)).collect();
                 Event::Configured(Configured { config, mode: [Mode::Observe, Mode::Approve, Mode::Auto][*mode] })
             }
             Happening::Rds { code, about } => {
                 let code = ["0072", "0071", "0238", "0181", "0241", "9999"][*code];
                 let source = arn(if *about { EAST } else { WEST });
                 Event::Rds(RdsEvent { code: format!("RDS-EVENT-{code}"), source })
+            }
+            Happening::Observe { name, vantage, outcome, age_ms } => {
+                at = Timestamp(at.0.saturating_add_signed(*age_ms));
+                self.sequence += 1;
+                let outcome = ["ok", "timeout", "timeout", "isolated"][*outcome];
+                let vantage = VANTAGES.get(*vantage).copied().unwrap_or("nobody");
+                Event::Observation(observation(["website", "proxy"][*name], vantage, self.sequence, outcome))
+            }
+            Happening::Lag { target, age_ms } => {
+                let region = if *target { WEST } else { EAST }.into();
+                let measured_at = Timestamp(at.0.saturating_add_signed(*age_ms));
+                Event::Lag(LagReading { region, ms: self.sequence % 60_000, measured_at })
             }
             Happening::Alarm(in_alarm) => Event::Alarm(Alarm { name: "website".into(), in_alarm: *in_alarm }),
         };

@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{Cluster, EAST, VANTAGES, WEST, arn, assessment, config, probe, promoted};
+use common::{Cluster, EAST, VANTAGES, WEST, arn, assessment, config, observation, probe, promoted};
 use statemachine::{
-    AlarmWeight, Effect, EpisodeKind, EpisodeOutcome, Event, FailoverInProgress, Guard, HoldReason, How, Mode, Order,
-    Outcome, Reason, Record, Region, Report, Rule, Timestamp, Verdict, next_wakeup,
+    AlarmWeight, Effect, EpisodeKind, EpisodeOutcome, Event, FailoverInProgress, Guard, HoldReason, How, LagReading,
+    Mode, Order, Outcome, ProbeWeight, Reason, Record, Region, Report, Rule, Timestamp, Verdict, next_wakeup,
 };
 
 fn how(record: &Record) -> Option<How> {
@@ -200,6 +200,140 @@ fn an_alarm_that_ends_unknown_or_repeated_is_handled_once() {
     assert_eq!(cluster.alarm("website", true).verdict, Verdict::Ignored { reason: Reason::Duplicate });
     assert_eq!(cluster.alarm("website", false).rule, Rule::AlarmCounted);
     assert!(cluster.record().evidence.alarms.is_empty());
+}
+
+// ---- probes of other kinds -------------------------------------------------------------------------------------
+
+fn observing(weight: u32) -> Cluster {
+    let mut cluster = Cluster::healthy(Mode::Auto);
+    cluster.edit(|record| record.config.probes = vec![ProbeWeight { name: "website".into(), weight }]);
+    cluster
+}
+
+#[test]
+fn a_website_that_is_down_over_a_database_that_commits_changes_nothing_but_what_is_shown() {
+    let mut cluster = observing(9);
+    for _ in 0..10 {
+        cluster.wait(10_000);
+        cluster.round("ok ok ok");
+        cluster.observe("website", "timeout timeout timeout");
+    }
+    assert_eq!(cluster.state(), "healthy");
+    let record = cluster.record();
+    assert!(record.evidence.is_failing("website", &record.config.policy, cluster.now));
+    let sight = &record.evidence.observed["website"][&"west".into()];
+    assert_eq!((sight.failing_since.is_some(), sight.last_failure.as_str()), (true, "timeout"));
+}
+
+#[test]
+fn an_observed_failure_adds_its_weight_once_a_quorum_sees_it_and_never_votes_alone() {
+    let mut alone = observing(9);
+    alone.wait(1_000);
+    alone.probe("west", "timeout");
+    alone.observe("website", "timeout timeout timeout");
+    alone.rounds(2, "- - -");
+    assert_eq!(alone.state(), "suspect", "one failure of one vantage is not an outage");
+    let cases = [
+        (0, "timeout timeout timeout", "suspect"),
+        (1, "timeout ok ok", "suspect"),
+        (1, "isolated isolated timeout", "suspect"),
+        (1, "timeout timeout ok", "confirmed-down"),
+    ];
+    for (weight, seen, state) in cases {
+        let mut cluster = observing(weight);
+        for _ in 0..4 {
+            cluster.wait(10_000);
+            cluster.observe("website", seen);
+            cluster.probe("witness", "timeout");
+            cluster.edit(|record| {
+                let track = record.evidence.tracks.get_mut(&"west".into()).expect("known");
+                track.last_seen = record.last_now;
+            });
+        }
+        assert_eq!(cluster.state(), state, "weight {weight}, {seen}");
+    }
+}
+
+#[test]
+fn an_observed_failure_confirms_at_once_what_a_vantage_has_seen_for_long_enough() {
+    let mut cluster = observing(1);
+    for _ in 0..4 {
+        cluster.wait(10_000);
+        cluster.probe("witness", "timeout");
+        cluster.edit(|record| {
+            let track = record.evidence.tracks.get_mut(&"west".into()).expect("known");
+            track.last_seen = record.last_now;
+        });
+    }
+    assert_eq!(cluster.state(), "suspect");
+    cluster.observe("website", "timeout timeout -");
+    assert_eq!(cluster.state(), "confirmed-down");
+}
+
+#[test]
+fn what_an_observed_target_becomes_for_a_quorum_is_history_and_the_rest_is_only_shown() {
+    let mut cluster = observing(0);
+    let mut seen = |what: &str| {
+        cluster.wait(1_000);
+        cluster.observe("website", what).expect("somebody saw it").rule
+    };
+    assert_eq!(seen("ok ok ok"), Rule::EvidenceNoted);
+    assert_eq!(seen("timeout ok ok"), Rule::EvidenceNoted);
+    assert_eq!(seen("timeout timeout -"), Rule::ObservedCounted);
+    assert_eq!(seen("timeout timeout timeout"), Rule::EvidenceNoted);
+    assert_eq!(seen("- ok -"), Rule::EvidenceNoted, "two still fail");
+    assert_eq!(seen("ok - -"), Rule::ObservedCounted);
+    let other = cluster.observe("shop", "timeout - -").expect("given").verdict;
+    assert_eq!(other, Verdict::Ignored { reason: Reason::NotOurs });
+    let copy = Event::Observation(observation("website", "east", 1, "timeout"));
+    assert_eq!(cluster.give(copy).verdict, Verdict::Ignored { reason: Reason::Duplicate });
+    // After a silence, and for a new run of the canary, it counts anew.
+    cluster.wait(40_000);
+    cluster.round("ok ok ok");
+    assert_eq!(cluster.observe("website", "timeout - -").expect("given").rule, Rule::EvidenceNoted);
+    let mut anew = observation("website", "west", 1, "timeout");
+    anew.incarnation = "run-2".into();
+    assert_eq!(cluster.give(Event::Observation(anew)).rule, Rule::ObservedCounted);
+}
+
+#[test]
+fn a_new_primary_starts_with_no_observed_failure() {
+    let mut cluster = observing(1);
+    cluster.wait(1_000);
+    cluster.observe("website", "timeout timeout timeout");
+    let until = cluster.now.plus_ms(1_000);
+    cluster.order(Order::Pause { until });
+    cluster.wait(2_000);
+    cluster.give(Event::Tick);
+    let evidence = &cluster.record().evidence;
+    assert!(evidence.observed["website"].values().all(|sight| sight.failing_since.is_none()));
+}
+
+// ---- lag from CloudWatch ---------------------------------------------------------------------------------------
+
+#[test]
+fn the_newest_reading_of_the_lag_counts_and_none_from_after_the_fault() {
+    let mut cluster = Cluster::healthy(Mode::Auto);
+    cluster.wait(5_000);
+    let lag_ms = |cluster: &Cluster| cluster.record().evidence.lag[&WEST.into()].ms;
+    let read = |cluster: &mut Cluster, region: &str, ms: u64, ago_ms: u64| {
+        let measured_at = Timestamp(cluster.now.0 - ago_ms);
+        cluster.give(Event::Lag(LagReading { region: region.into(), ms, measured_at })).verdict
+    };
+    assert_eq!(read(&mut cluster, WEST, 70, 1_000), Verdict::Noted);
+    assert_eq!(lag_ms(&cluster), 70);
+    read(&mut cluster, WEST, 90, 4_000);
+    assert_eq!(lag_ms(&cluster), 70, "metrics come late; the newer reading stays");
+    assert_eq!(read(&mut cluster, EAST, 5, 0), Verdict::Ignored { reason: Reason::NotOurs }, "the primary");
+    assert_eq!(read(&mut cluster, "mars", 5, 0), Verdict::Ignored { reason: Reason::NotOurs });
+    let future = LagReading { region: WEST.into(), ms: 1, measured_at: cluster.now.plus_ms(1) };
+    assert_eq!(cluster.give(Event::Lag(future)).verdict, Verdict::Ignored { reason: Reason::FromTheFuture });
+    cluster.wait(1_000);
+    cluster.round("timeout timeout timeout");
+    cluster.wait(1_000);
+    assert!(matches!(read(&mut cluster, WEST, 1, 0), Verdict::Ignored { .. }), "the fault hides what is lost");
+    assert_eq!(read(&mut cluster, WEST, 80, 1_500), Verdict::Noted, "before the fault, told late");
+    assert_eq!(lag_ms(&cluster), 80);
 }
 
 // ---- a second writer ---------------------------------------------------------------------------------------------

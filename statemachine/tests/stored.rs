@@ -6,12 +6,12 @@ mod common;
 #[path = "common/edited.rs"]
 mod edited;
 
-use common::{Cluster, EAST, VANTAGES, WEST, arn, assessment, config, probe, promoted};
+use common::{Cluster, EAST, VANTAGES, WEST, arn, assessment, config, observation, probe, promoted};
 use proptest::prelude::*;
 use serde_json::Value;
 use statemachine::{
-    AlarmWeight, Claimant, Configured, EffectId, EffectResult, Envelope, Event, FailoverInProgress, Mode, Order,
-    Outcome, Record, Report, Timestamp,
+    AlarmWeight, Claimant, Configured, EffectId, EffectResult, Envelope, Event, FailoverInProgress, LagReading, Mode,
+    Order, Outcome, ProbeWeight, Record, Report, Timestamp,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,6 +34,8 @@ fn records() -> BTreeMap<&'static str, Record> {
 
     let mut watched = Cluster::healthy(Mode::Auto);
     watched.edit(|record| record.config.alarms = vec![AlarmWeight { name: "commits".into(), weight: 1 }]);
+    watched.edit(|record| record.config.probes = vec![ProbeWeight { name: "website".into(), weight: 1 }]);
+    watched.observe("website", "ok timeout ok");
     watched.alarm("commits", true);
     watched.rds("RDS-EVENT-0073", EAST);
     watched.rounds(1, "ok timeout isolated");
@@ -99,6 +101,9 @@ fn events() -> BTreeMap<String, Envelope> {
         ("rds".into(), Event::Rds(statemachine::RdsEvent { code: "RDS-EVENT-0073".into(), source: arn(EAST) })),
         ("alarm".into(), Event::Alarm(statemachine::Alarm { name: "commits".into(), in_alarm: true })),
     ];
+    events.push(("observation".into(), Event::Observation(observation("website", "west", 1, "timeout"))));
+    let measured_at = cluster.now;
+    events.push(("lag".into(), Event::Lag(LagReading { region: WEST.into(), ms: 7, measured_at })));
     let orders = [
         Order::Pause { until: cluster.now.plus_ms(1) },
         Order::Resume,

@@ -216,6 +216,8 @@ fn a_probe(cluster: &str) -> Outgoing {
         outcome: ProbeOutcome::Ok,
         self_check: SelfCheck::Ok,
         latency_ms: 1,
+        connect_ms: None,
+        dropped: 0,
         lag_ms: None,
     };
     let detail = probe_detail(&ClusterId(cluster.into()), clock::now(), &probe);

@@ -395,6 +395,8 @@ impl Simulation {
             outcome,
             self_check: if sight == Sight::Isolated { SelfCheck::Failed } else { SelfCheck::Ok },
             latency_ms: if reaches { 5 } else { 1_000 },
+            connect_ms: None,
+            dropped: 0,
             lag_ms,
         };
         for cluster in if sequence.is_multiple_of(10) { &["orders", NEWER][..] } else { &["orders"] } {

@@ -3,8 +3,8 @@
 
 use statemachine::{
     Alarm, Arn, Assessment, Claimant, ClusterFacts, Command, Config, Decision, EffectId, EffectResult, Envelope, Event,
-    EventId, Member, MemberFacts, Mode, Order, Outcome, Policy, Probe, ProbeOutcome, RdsEvent, Record, Report, Route,
-    RouteBy, SelfCheck, Timestamp, invariants, next_wakeup, step,
+    EventId, Member, MemberFacts, Mode, Observation, Order, Outcome, Policy, Probe, ProbeOutcome, RdsEvent, Record,
+    Report, Route, RouteBy, SelfCheck, Timestamp, invariants, next_wakeup, step,
 };
 
 pub const EAST: &str = "us-east-1";
@@ -27,6 +27,7 @@ pub fn config() -> Config {
         members: vec![member(EAST, 0), member(WEST, 0)],
         routes: vec![Route { zone: "Z".into(), name: "db.example.".into(), ttl_s: 5, by: RouteBy::Record }],
         alarms: Vec::new(),
+        probes: Vec::new(),
         policy: Policy::standard(VANTAGES.map(Into::into).to_vec()),
     }
 }
@@ -175,6 +176,11 @@ impl Cluster {
     }
 }
 
+pub fn observation(name: &str, vantage: &str, sequence: u64, outcome: &str) -> Observation {
+    let Probe { vantage, incarnation, outcome, self_check, latency_ms, .. } = probe(vantage, sequence, EAST, outcome);
+    Observation { vantage, incarnation, sequence, name: name.into(), outcome, self_check, latency_ms }
+}
+
 pub fn probe(vantage: &str, sequence: u64, target: &str, outcome: &str) -> Probe {
     let (outcome, self_check) = match outcome {
         "ok" => (ProbeOutcome::Ok, SelfCheck::Ok),
@@ -189,6 +195,8 @@ pub fn probe(vantage: &str, sequence: u64, target: &str, outcome: &str) -> Probe
         outcome,
         self_check,
         latency_ms: 3,
+        connect_ms: None,
+        dropped: 0,
         lag_ms: None,
     }
 }
@@ -241,6 +249,16 @@ impl Cluster {
     /// An alarm changes.
     pub fn alarm(&mut self, name: &str, in_alarm: bool) -> Decision {
         self.give(Event::Alarm(Alarm { name: name.into(), in_alarm }))
+    }
+
+    /// What each vantage of [`VANTAGES`] sees of an observed target: `ok`, a failure's class, `isolated`, or `-`.
+    pub fn observe(&mut self, name: &str, seen: &str) -> Option<Decision> {
+        let mut last = None;
+        for (vantage, outcome) in VANTAGES.iter().zip(seen.split(' ')).filter(|(_, outcome)| *outcome != "-") {
+            self.sequence += 1;
+            last = Some(self.give(Event::Observation(observation(name, vantage, self.sequence, outcome))));
+        }
+        last
     }
 
     /// Ticks until the record changes, at each wake-up; panics when nothing ever happens.

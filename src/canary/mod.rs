@@ -1,0 +1,194 @@
+//! A vantage: probes, and publishes what it saw. Facts only, no verdicts.
+//!
+//! `write.rs` commits a row at the writer endpoint of every member, which is what counts; `observe.rs` looks at the
+//! rest: readers, proxies, websites, names; `lag.rs` asks CloudWatch how far the secondaries are behind. All of them
+//! leave their results in the `outbox.rs`, which never makes a probe wait.
+
+mod lag;
+#[cfg(feature = "lambda")]
+pub mod lambda;
+mod observe;
+mod outbox;
+mod write;
+
+use self::outbox::Outbox;
+use crate::bus::Bus;
+use crate::cloudwatch::CloudWatch;
+use crate::config::{CanarySettings, ClusterSettings, Settings};
+use crate::database::{Database, ProbeError};
+use crate::dns::Dns;
+use rand::RngExt as _;
+use statemachine::{ProbeOutcome, SelfCheck, Vantage};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+/// Longest time for the last results to leave when a vantage stops.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a vantage needs of the outside world.
+#[derive(Clone)]
+pub struct Outside {
+    /// How to open sessions.
+    pub database: Database,
+    /// How names are looked up.
+    pub dns: Dns,
+    /// Where results are published.
+    pub bus: Arc<dyn Bus>,
+    /// Where the lag is asked for.
+    pub cloudwatch: Arc<CloudWatch>,
+}
+
+/// What one run of a vantage sent, and what never left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Sent {
+    /// Results that were published.
+    pub published: u64,
+    /// Results that were not, because the bus could not be reached for too long.
+    pub dropped: u64,
+}
+
+/// Runs one vantage until `stop`; answers what it sent.
+pub async fn run(vantage: Vantage, settings: &Settings, outside: &Outside, stop: CancellationToken) -> Sent {
+    let canary = &settings.canary;
+    let incarnation = Uuid::now_v7().simple().to_string();
+    info!(%vantage, incarnation, interval = ?canary.interval, "probing");
+    let useful_ms = settings.clusters.iter().map(|cluster| cluster.config.policy.event_age_max_ms).min();
+    let outbox = Arc::new(Outbox::new(Duration::from_millis(useful_ms.unwrap_or_default())));
+    let neutral = Arc::new(Neutral::new(canary));
+    let mut probing = JoinSet::new();
+    probing.spawn(Arc::clone(&neutral).watch());
+    let me = Me { vantage, incarnation, outbox: Arc::clone(&outbox), neutral };
+    for cluster in &settings.clusters {
+        spawn_probes(&mut probing, &me, cluster, canary, outside);
+    }
+    drop(me);
+    let mut sending = JoinSet::new();
+    sending.spawn(Arc::clone(&outbox).send_to(Arc::clone(&outside.bus)));
+    stop.cancelled().await;
+    probing.shutdown().await;
+    outbox.close();
+    let _what_is_left_is_lost = tokio::time::timeout(FLUSH_WITHIN, sending.join_next()).await;
+    outbox.sent()
+}
+
+fn spawn_probes(
+    probing: &mut JoinSet<()>,
+    me: &Me,
+    cluster: &ClusterSettings,
+    canary: &CanarySettings,
+    outside: &Outside,
+) {
+    for (member, reader) in cluster.config.members.iter().zip(&cluster.reader_endpoints) {
+        let target = write::Target::new(me.clone(), cluster.id.clone(), member, reader, outside.database.clone());
+        probing.spawn(target.run(canary.clone()));
+        if let Some(every) = canary.lag_every {
+            let sources = cluster.config.members.iter().map(|other| other.region.clone());
+            let sources = sources.filter(|region| *region != member.region).collect();
+            let (id, member, cloudwatch) = (cluster.id.clone(), member.clone(), Arc::clone(&outside.cloudwatch));
+            probing.spawn(lag::sample(me.clone(), id, member, sources, cloudwatch, every));
+        }
+    }
+    for probe in &cluster.probes {
+        let looked_at = observe::Looker::new(me.clone(), cluster.id.clone(), probe.clone(), outside);
+        probing.spawn(looked_at.run(canary.reconnect_every));
+    }
+}
+
+/// Who probes, and where results go.
+#[derive(Clone)]
+struct Me {
+    vantage: Vantage,
+    incarnation: String,
+    outbox: Arc<Outbox>,
+    neutral: Arc<Neutral>,
+}
+
+/// This vantage's own connectivity: can it reach neutral places?
+struct Neutral {
+    addresses: Vec<String>,
+    interval: Duration,
+    timeout: Duration,
+    reached: AtomicBool,
+}
+
+impl Neutral {
+    fn new(settings: &CanarySettings) -> Self {
+        let CanarySettings { interval, timeout, self_check, .. } = settings.clone();
+        Self { addresses: self_check, interval, timeout, reached: AtomicBool::new(true) }
+    }
+
+    /// Looks once in each interval.
+    async fn watch(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let reached = self.reach().await;
+            if self.reached.swap(reached, Ordering::Relaxed) != reached {
+                warn!(reached, "this vantage's own connectivity changed");
+            }
+        }
+    }
+
+    /// Is anything neutral reachable? One answer is enough.
+    async fn reach(&self) -> bool {
+        let attempts = self.addresses.iter().map(|address| {
+            Box::pin(async move {
+                let connecting = tokio::time::timeout(self.timeout, TcpStream::connect(address));
+                matches!(connecting.await, Ok(Ok(_))).then_some(()).ok_or(())
+            })
+        });
+        self.addresses.is_empty() || futures::future::select_ok(attempts).await.is_ok()
+    }
+
+    /// At the last look.
+    fn was_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+
+    /// What to say of it beside a result: a failure counts only if this vantage was connected before and after.
+    async fn check(&self, reached_before: bool, failed: bool) -> SelfCheck {
+        let connected = reached_before && (!failed || self.reach().await);
+        if connected { SelfCheck::Ok } else { SelfCheck::Failed }
+    }
+}
+
+/// The rhythm of one target: never at the same moment as others, and never two probes at once.
+struct Pace {
+    interval: Duration,
+    jitter: Duration,
+    next: Instant,
+}
+
+impl Pace {
+    fn new(interval: Duration, jitter: Duration) -> Self {
+        let next = Instant::now() + rand::rng().random_range(Duration::ZERO..interval);
+        Self { interval, jitter, next }
+    }
+
+    /// Waits for the next turn.
+    async fn turn(&mut self) {
+        tokio::time::sleep_until(self.next).await;
+        let jitter = rand::rng().random_range(Duration::ZERO..=self.jitter);
+        // A probe that took longer than its interval is followed by a whole one.
+        self.next = Instant::now() + self.interval + jitter;
+    }
+}
+
+fn outcome_of<T>(result: &Result<T, ProbeError>) -> ProbeOutcome {
+    match result {
+        Ok(_) => ProbeOutcome::Ok,
+        Err(error) => ProbeOutcome::Failed { class: error.class.into() },
+    }
+}
+
+fn ms_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
