@@ -30,7 +30,8 @@ impl CloudWatch {
     }
 
     /// The newest known lag of `cluster` (a DB cluster identifier) in `region` behind any of `sources`, in
-    /// milliseconds: the worst of its minute, with the time at which that minute began.
+    /// milliseconds: the worst of its minute. It was no more at the end of that minute; at its beginning, if it is not
+    /// over.
     ///
     /// # Errors
     /// The service answered no, or not at all.
@@ -63,6 +64,7 @@ impl CloudWatch {
             times.zip(result.values().iter().copied())
         });
         let newest = values.max_by_key(|(at, _)| *at);
-        Ok(newest.map(|(at, ms)| (ms.max(0.0).round() as u64, Timestamp(at))))
+        let over = |at: u64| Some(at + PERIOD_S as u64 * 1000).filter(|end| *end <= now.0).unwrap_or(at);
+        Ok(newest.map(|(at, ms)| (ms.max(0.0).round() as u64, Timestamp(over(at)))))
     }
 }

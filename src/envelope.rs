@@ -330,6 +330,7 @@ fn probe(outer: &Outer) -> Result<Decoded, Refusal> {
     if let ProbeOutcome::Failed { class } = &probe.outcome {
         short(outer, "class", class)?;
     }
+    short(outer, "connect-failure", probe.connect_failure.as_deref().unwrap_or_default())?;
     let id = format!("{}/{}/{}/{}", probe.vantage, probe.incarnation, probe.target, probe.sequence);
     Ok(Decoded { clusters: vec![cluster], envelope: envelope(outer, &id, &at, Event::Probe(probe))? })
 }
@@ -466,6 +467,7 @@ mod tests {
             self_check: SelfCheck::Ok,
             latency_ms: 200,
             connect_ms: None,
+            connect_failure: None,
             dropped: 0,
             lag_ms: None,
         }

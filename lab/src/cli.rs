@@ -1,11 +1,11 @@
 //! `aurora-failover lab …`.
 
-use crate::aws::Fault;
+use crate::aws::{Fault, Timing};
 use crate::drill::{self, DrillOptions, KillController};
 use crate::scenario::{self, Scenario};
 use crate::stage::{Profile, RouteBy, Stage, StageOptions};
 use crate::{control, in_region, page, progress, reaper, report, soak};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +26,18 @@ struct Options {
     /// Timing of probes, thresholds, TTL and client.
     #[arg(long, value_enum, default_value_t = Profile::Fast)]
     profile: Profile,
+    /// RDS takes the minutes that Aurora takes, instead of milliseconds.
+    #[arg(long)]
+    aurora_timing: bool,
+    /// How many clients the application has; several share a pool of half as many connections.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    clients: Option<u16>,
+    /// Of a hundred statements of theirs so many only read.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=99))]
+    reads: Option<u8>,
+    /// Write what is done, and when, into this file: `lab replay FILE` does it again.
+    #[arg(long, value_name = "FILE.toml")]
+    trace: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -72,6 +84,21 @@ struct Drill {
 }
 
 #[derive(Args)]
+struct Replay {
+    /// The trace.
+    trace: PathBuf,
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Write a page with charts here.
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
+    /// Leave the lab running at the end, to look around.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Args)]
 struct Order {
     /// What, such as `lose-region us-east-2`.
     #[arg(required = true, num_args = 1..)]
@@ -93,6 +120,11 @@ enum Command {
     ///
     /// Exits with 0 only if every step went as planned and what came of it is as the scenario expects.
     Drill(Drill),
+    /// Do again what a trace tells, at the same moments, and see whether the same comes of it.
+    ///
+    /// A trace is a scenario with times, written by `--trace` of `drill` and of `lab` itself. Exits with 0 only if the
+    /// record took the same path, with the same calls of RDS.
+    Replay(Replay),
     /// Move the writer inside its region, planned and by a crash, and show what clients see, with the proxy and without.
     InRegion {
         /// How many clients write.
@@ -103,7 +135,8 @@ enum Command {
         json: bool,
     },
     /// Break something in the lab that runs: lose-region REGION, isolate VANTAGE, blindfold VANTAGE REGION,
-    /// crash SERVER, hang SERVER, cut-replication, aws FAULT, kill-controller NUMBER.
+    /// crash SERVER, hang SERVER, slow SERVER, lose-website REGION, cut-replication, slow-dns 300ms, aws FAULT,
+    /// kill-controller NUMBER.
     Fault(Order),
     /// Undo it.
     Heal(Order),
@@ -162,6 +195,7 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
     match lab.command {
         None => up(&lab.options).await,
         Some(Command::Drill(drill)) => drill.run().await,
+        Some(Command::Replay(replay)) => replay.run().await,
         Some(Command::InRegion { clients, json }) => {
             let seen = in_region::run(usize::from(clients)).await?;
             report::show(&if json { serde_json::to_string_pretty(&seen)? } else { in_region::text(&seen) })?;
@@ -203,6 +237,9 @@ impl Drill {
             controllers: self.controllers.map(usize::from),
             route: self.route,
             aws_faults: self.aws_fault.clone(),
+            clients: self.options.clients.map(usize::from),
+            reads_percent: self.options.reads,
+            aurora_timing: self.options.aurora_timing,
             seed: self.seed.unwrap_or_else(rand::random),
         };
         let mut results = Vec::new();
@@ -234,11 +271,15 @@ impl Drill {
 
     /// After the last run.
     async fn end(&self, result: &drill::DrillResult, stage: Stage) -> Result<()> {
+        if let Some(path) = &self.options.trace {
+            let trace = toml::to_string(&result.trace).context("writing the trace")?;
+            std::fs::write(path, trace).with_context(|| format!("writing {}", path.display()))?;
+        }
         if let Some(path) = &self.html {
             std::fs::write(path, page::page(result)?).with_context(|| format!("writing {}", path.display()))?;
         }
         if self.keep {
-            stay(stage).await
+            stay(stage, None).await
         } else {
             stage.stop().await;
             Ok(())
@@ -246,23 +287,59 @@ impl Drill {
     }
 }
 
+impl Replay {
+    async fn run(self) -> Result<ExitCode> {
+        let Self { trace, json, html, keep } = self;
+        let path = trace.to_str().context("the path of the trace is not text")?;
+        let scenario = scenario::find(path)?;
+        ensure!(scenario.step.iter().any(|step| step.at.is_some()), "{path} has no times: it is no trace; use `drill`");
+        // What the trace says comes first; these are for what it does not say.
+        let options = Options { profile: Profile::Fast, aurora_timing: false, clients: None, reads: None, trace: None };
+        let drill = Drill {
+            scenario: Some(path.to_owned()),
+            all: false,
+            list: false,
+            options,
+            json,
+            html,
+            keep,
+            repeat: 1,
+            kill_controller: false,
+            controllers: None,
+            route: None,
+            aws_fault: Vec::new(),
+            seed: None,
+        };
+        drill.run().await
+    }
+}
+
 async fn up(options: &Options) -> Result<ExitCode> {
     let progress = progress::Progress::new("lab: ");
-    let stage = Stage::start(&StageOptions { profile: options.profile, ..StageOptions::default() }, &progress).await?;
-    stage.steady(&progress).await?;
+    let usual = StageOptions::default();
+    let stage = StageOptions {
+        profile: options.profile,
+        timing: if options.aurora_timing { Timing::documented() } else { usual.timing },
+        clients: options.clients.map_or(usual.clients, usize::from),
+        reads_percent: options.reads.unwrap_or(usual.reads_percent),
+        ..usual
+    };
+    let running = Stage::start(&stage, &progress).await?;
+    running.steady(&progress).await?;
     progress.done("two regions are up and healthy");
-    stay(stage).await?;
+    let trace = options.trace.clone().map(|path| control::Trace::new(path, &stage));
+    stay(running, trace).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Leaves the lab running, and takes orders.
-async fn stay(stage: Stage) -> Result<()> {
+async fn stay(stage: Stage, trace: Option<control::Trace>) -> Result<()> {
     report::show(&stage.describe())?;
     report::show(
         "\nBreak something, here or in another terminal: fault lose-region us-east-2 (aurora-failover lab fault …).\n\
          heal … undoes it, status shows how it is. Stop it with Ctrl-C; everything is removed.",
     )?;
-    control::obey(stage).await
+    control::obey(stage, trace).await
 }
 
 async fn stop_signal() -> Result<()> {

@@ -1,20 +1,24 @@
-//! The application: resolves the public name as an application does, honours its TTL, writes, and keeps exact
-//! account of what was acknowledged, by whom and when.
+//! The application: resolves the public name as an application does, honours its TTL, reads and writes through a pool of
+//! connections, and keeps exact account of what was acknowledged, by whom and when.
 //!
-//! One connection, one row per write, numbered. A write that is not acknowledged is given up and its number is not
-//! used again: acknowledged rows can be compared with what the new writer has.
+//! One row per write, numbered. A write that is not acknowledged is given up and its number is not used again:
+//! acknowledged rows can be compared with what the new writer has. Each client waits for one statement before it makes
+//! the next; a fleet is several clients on one pool.
 
 use crate::dns;
 use anyhow::{Context as _, Result};
+use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
 use hickory_resolver::TokioResolver;
+use rand::RngExt as _;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client as Session, NoTls};
 
 /// Table of the application's rows.
@@ -33,8 +37,10 @@ pub struct ClientOptions {
     pub database: String,
     /// Number of the first write.
     pub first: i64,
-    /// Pause between two writes.
+    /// Pause between two statements.
     pub pace: Duration,
+    /// Of a hundred statements so many only read.
+    pub reads_percent: u8,
     /// The application gives a connection attempt up after this.
     pub connect_timeout: Duration,
     /// The application gives a write up after this.
@@ -59,8 +65,12 @@ pub struct Acknowledged {
 pub struct Account {
     /// Every acknowledged write, in order.
     pub acknowledged: Vec<Acknowledged>,
-    /// Writes and connection attempts that failed, with the time.
+    /// Writes and connection attempts for them that failed, with the time.
     pub failed: Vec<(SystemTime, String)>,
+    /// Reads that were answered, in order: when, and how long they took.
+    pub read: Vec<(SystemTime, Duration)>,
+    /// Reads that failed, with the time.
+    pub failed_reads: Vec<(SystemTime, String)>,
     /// Connections that were opened.
     pub connections: usize,
 }
@@ -80,6 +90,24 @@ impl Account {
         let pairs = self.acknowledged.windows(2).filter(|pair| pair[1].at > since);
         let gaps = pairs.filter_map(|pair| pair[1].at.duration_since(pair[0].at).ok());
         gaps.max().map_or(0, |gap| gap.as_millis() as u64)
+    }
+
+    /// What several clients saw, as one account.
+    #[must_use]
+    pub fn merged(accounts: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Self::default();
+        for account in accounts {
+            all.acknowledged.extend(account.acknowledged);
+            all.failed.extend(account.failed);
+            all.read.extend(account.read);
+            all.failed_reads.extend(account.failed_reads);
+            all.connections += account.connections;
+        }
+        all.acknowledged.sort_by_key(|ack| ack.at);
+        all.failed.sort_by_key(|(at, _)| *at);
+        all.read.sort_by_key(|(at, _)| *at);
+        all.failed_reads.sort_by_key(|(at, _)| *at);
+        all
     }
 
     /// Numbers of all acknowledged writes.
@@ -103,16 +131,32 @@ impl Drop for Client {
 }
 
 impl Client {
-    /// Starts writing.
+    /// Starts one client with a connection of its own.
     ///
     /// # Errors
     /// When the resolver cannot be built.
     pub fn start(options: ClientOptions) -> Result<Self> {
-        let resolver = dns::resolver(options.nameserver)?;
+        let pool = pool(&options, 1)?;
+        Ok(Self::start_on(options, pool))
+    }
+
+    /// Starts `count` clients on one pool of at most `connections`; client n numbers its writes from `first` of
+    /// `options` plus n times `apart`.
+    ///
+    /// # Errors
+    /// When the resolver cannot be built.
+    pub fn start_fleet(options: &ClientOptions, count: usize, connections: usize, apart: i64) -> Result<Vec<Self>> {
+        let pool = pool(options, connections)?;
+        let first = |number: usize| options.first + apart * i64::try_from(number).expect("a few clients");
+        let client = |number| Self::start_on(ClientOptions { first: first(number), ..options.clone() }, pool.clone());
+        Ok((0..count).map(client).collect())
+    }
+
+    fn start_on(options: ClientOptions, pool: Pool<Opener>) -> Self {
         let account = Arc::new(Mutex::new(Account::default()));
         let (sender, latest) = watch::channel(None);
-        let writer = Writer { options, resolver, account: Arc::clone(&account), latest: sender };
-        Ok(Self { account, latest, task: tokio::spawn(writer.run()) })
+        let worker = Worker { options, pool, account: Arc::clone(&account), latest: sender };
+        Self { account, latest, task: tokio::spawn(worker.run()) }
     }
 
     /// A copy of the account so far.
@@ -135,17 +179,25 @@ impl Client {
     }
 }
 
-struct Writer {
+fn pool(options: &ClientOptions, connections: usize) -> Result<Pool<Opener>> {
+    let resolver = dns::resolver(options.nameserver)?;
+    let opener = Opener { options: options.clone(), resolver };
+    Pool::builder(opener).max_size(connections).build().context("building a pool of connections")
+}
+
+/// Opens the pool's connections.
+struct Opener {
     options: ClientOptions,
     resolver: TokioResolver,
-    account: Arc<Mutex<Account>>,
-    latest: watch::Sender<Option<Acknowledged>>,
 }
 
 struct Open {
     session: Session,
     by: IpAddr,
     connection: JoinHandle<()>,
+    usable: bool,
+    /// Nobody has used it yet.
+    new: bool,
 }
 
 impl Drop for Open {
@@ -154,57 +206,23 @@ impl Drop for Open {
     }
 }
 
-impl Writer {
-    async fn run(self) {
-        let mut open: Option<Open> = None;
-        let mut number = self.options.first - 1;
-        let mut ticks = tokio::time::interval(self.options.pace);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let connected = match open.take() {
-                Some(connected) => Ok(connected),
-                None => {
-                    let connected = within(self.options.connect_timeout, self.connect()).await;
-                    if connected.is_ok() {
-                        self.account.lock().expect("no panic while it is held").connections += 1;
-                    }
-                    connected
-                }
-            };
-            let connected = match connected {
-                Ok(connected) => connected,
-                Err(error) => {
-                    self.failed(&error);
-                    continue;
-                }
-            };
-            number += 1;
-            let began = Instant::now();
-            match within(self.options.write_timeout, write(&connected, number)).await {
-                Ok(()) => {
-                    let (at, took) = (SystemTime::now(), began.elapsed());
-                    let ack = Acknowledged { number, at, took, by: connected.by };
-                    self.account.lock().expect("no panic while it is held").acknowledged.push(ack);
-                    self.latest.send_replace(Some(ack));
-                    open = Some(connected);
-                }
-                Err(error) => {
-                    self.failed(&error);
-                    // An application keeps a connection on which a statement was refused, but not one to a replica.
-                    let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
-                    let refused = code.is_some_and(|code| *code != SqlState::READ_ONLY_SQL_TRANSACTION);
-                    open = Some(connected).filter(|open| refused && !open.connection.is_finished());
-                }
-            }
+impl Manager for Opener {
+    type Type = Open;
+    type Error = anyhow::Error;
+
+    async fn create(&self) -> Result<Open> {
+        within(self.options.connect_timeout, self.connect()).await
+    }
+
+    async fn recycle(&self, open: &mut Open, _: &Metrics) -> RecycleResult<anyhow::Error> {
+        if open.usable && !open.connection.is_finished() {
+            return Ok(());
         }
+        Err(RecycleError::message("it is of no use any more"))
     }
+}
 
-    fn failed(&self, error: &anyhow::Error) {
-        let mut account = self.account.lock().expect("no panic while it is held");
-        account.failed.push((SystemTime::now(), format!("{error:#}")));
-    }
-
+impl Opener {
     async fn connect(&self) -> Result<Open> {
         let addresses = self.resolver.lookup_ip(self.options.name.as_str()).await.context("DNS")?;
         let by = addresses.iter().next().context("the public name has no address")?;
@@ -216,13 +234,87 @@ impl Writer {
         let connection = tokio::spawn(async move {
             let _ended = connection.await;
         });
-        Ok(Open { session, by, connection })
+        Ok(Open { session, by, connection, usable: true, new: true })
     }
 }
 
-async fn write(open: &Open, number: i64) -> Result<()> {
+struct Worker {
+    options: ClientOptions,
+    pool: Pool<Opener>,
+    account: Arc<Mutex<Account>>,
+    latest: watch::Sender<Option<Acknowledged>>,
+}
+
+impl Worker {
+    async fn run(self) {
+        let mut number = self.options.first - 1;
+        let mut ticks = tokio::time::interval(self.options.pace);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let reads = rand::rng().random_range(0..100) < self.options.reads_percent;
+            let mut open = match self.pool.get().await {
+                Ok(open) => open,
+                Err(error) => {
+                    self.failed(reads, &anyhow::anyhow!("{error}"));
+                    continue;
+                }
+            };
+            if std::mem::take(&mut open.new) {
+                self.account().connections += 1;
+            }
+            let began = Instant::now();
+            let statement = async {
+                if reads {
+                    return read(&open).await;
+                }
+                number += 1;
+                write(&open, number).await
+            };
+            let done = within(self.options.write_timeout, statement).await;
+            let (at, took, by) = (SystemTime::now(), began.elapsed(), open.by);
+            match done {
+                Ok(()) if reads => self.account().read.push((at, took)),
+                Ok(()) => {
+                    let ack = Acknowledged { number, at, took, by };
+                    self.account().acknowledged.push(ack);
+                    self.latest.send_replace(Some(ack));
+                }
+                Err(error) => {
+                    self.failed(reads, &error);
+                    open.usable = is_kept(&error);
+                }
+            }
+        }
+    }
+
+    fn failed(&self, reads: bool, error: &anyhow::Error) {
+        let failure = (SystemTime::now(), format!("{error:#}"));
+        let mut account = self.account();
+        if reads { account.failed_reads.push(failure) } else { account.failed.push(failure) }
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().expect("no panic while it is held")
+    }
+}
+
+/// An application keeps a connection on which a statement was refused, but not one to a replica.
+fn is_kept(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+    code.is_some_and(|code| *code != SqlState::READ_ONLY_SQL_TRANSACTION)
+}
+
+async fn write(open: &Object<Opener>, number: i64) -> Result<()> {
     let sql = format!("INSERT INTO {TABLE} (number) VALUES ($1)");
-    open.session.execute(&sql, &[&number]).await?;
+    // One round trip, without a name: a prepared statement would not survive a proxy's change of servers.
+    open.session.execute_typed(&sql, &[(&number, Type::INT8)]).await?;
+    Ok(())
+}
+
+async fn read(open: &Object<Opener>) -> Result<()> {
+    let sql = format!("SELECT max(number) FROM {TABLE}");
+    open.session.query_typed(&sql, &[]).await?;
     Ok(())
 }
 

@@ -5,20 +5,26 @@
 //! heal lose-region us-east-2       undoes it
 //! status                           who is the writer, what the record says, what is broken
 //! ```
+//!
+//! What is broken and healed can be written into a trace, which `lab replay` does again.
 
-use crate::reaper;
-use crate::scenario::Breakage;
-use crate::stage::{PRIMARY, SECONDARY, Stage};
+use crate::scenario::{Breakage, Condition, Expect, Scenario, StageSection, Step};
+use crate::stage::{PRIMARY, SECONDARY, Stage, StageOptions};
+use crate::{drill, reaper};
 use anyhow::{Context as _, Result, bail};
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 /// Name of the socket in a lab's directory.
 const SOCKET: &str = "control.sock";
+
+/// Pause between two writings of a trace.
+const TRACE_EVERY: Duration = Duration::from_secs(1);
 
 /// Longest line that is read.
 const LINE_BYTES_MAX: u64 = 1_000;
@@ -30,7 +36,7 @@ type Request = (String, oneshot::Sender<String>);
 ///
 /// # Errors
 /// When the socket cannot be made, or a process of the service ends.
-pub async fn obey(mut stage: Stage) -> Result<()> {
+pub async fn obey(mut stage: Stage, mut trace: Option<Trace>) -> Result<()> {
     let path = stage.path().join(SOCKET);
     let listener = UnixListener::bind(&path).with_context(|| format!("listening on {}", path.display()))?;
     let (requests, mut incoming) = mpsc::channel::<Request>(8);
@@ -39,15 +45,85 @@ pub async fn obey(mut stage: Stage) -> Result<()> {
         tokio::spawn(prompt(requests));
     }
     let mut broken: Vec<String> = Vec::new();
-    while let Some((line, answer)) = incoming.recv().await {
+    loop {
+        let next = match tokio::time::timeout(TRACE_EVERY, incoming.recv()).await {
+            Ok(next) => next,
+            Err(_) => {
+                if let Some(trace) = &mut trace {
+                    // The store may be out of reach: it is a lab to break things in.
+                    if let Err(error) = trace.write(&stage).await {
+                        tracing::debug!(error = format!("{error:#}"), "the trace is not current");
+                    }
+                }
+                continue;
+            }
+        };
+        let Some((line, answer)) = next else { return Ok(()) };
+        let at = Instant::now();
         let said = match carry_out(&mut stage, &mut broken, line.trim()).await {
-            Ok(said) => said,
+            Ok(said) => {
+                if let Some(trace) = &mut trace {
+                    trace.note(at, line.trim())?;
+                }
+                said
+            }
             Err(error) => format!("error: {error:#}"),
         };
         // Whoever asked may be gone.
         let _nobody_waits = answer.send(said);
     }
-    Ok(())
+}
+
+/// Orders with their times, as a scenario that expects what came of them. Written again and again: the lab may be
+/// stopped at any moment.
+pub struct Trace {
+    path: PathBuf,
+    began: Instant,
+    since: SystemTime,
+    scenario: Scenario,
+}
+
+impl Trace {
+    /// Begins now.
+    #[must_use]
+    pub fn new(path: PathBuf, options: &StageOptions) -> Self {
+        let stage = StageSection {
+            profile: Some(options.profile),
+            clients: Some(options.clients),
+            reads_percent: Some(options.reads_percent),
+            timing: options.timing,
+            ..StageSection::default()
+        };
+        let about = "What was done by hand in a lab.".into();
+        // What was lost by hand is not the question.
+        let expect = Expect { lost_writes_max: u64::from(u32::MAX), ..Expect::default() };
+        let scenario = Scenario { name: String::new(), about, stage, step: Vec::new(), expect };
+        Self { path, began: Instant::now(), since: SystemTime::now(), scenario }
+    }
+
+    /// Adds an order that was carried out at `at`.
+    fn note(&mut self, at: Instant, line: &str) -> Result<()> {
+        let at = Some(Duration::from_millis(at.duration_since(self.began).as_millis() as u64));
+        let step = match line.split_once(' ') {
+            Some(("fault", what)) => Step { at, fault: Some(what.parse()?), ..Step::default() },
+            Some(("heal", what)) => Step { at, heal: Some(what.parse()?), ..Step::default() },
+            _ => return Ok(()),
+        };
+        self.scenario.step.push(step);
+        Ok(())
+    }
+
+    /// Writes it, with what has come of it so far.
+    async fn write(&mut self, stage: &Stage) -> Result<()> {
+        let rows = drill::rows_since(stage, self.since).await?;
+        let mut scenario = self.scenario.clone();
+        let path = drill::path(&rows);
+        let wait = Condition { state: path.last().cloned(), ..Condition::default() };
+        scenario.step.push(Step { wait: Some(wait), ..Step::default() });
+        scenario.expect = Expect { path: Some(path), ..drill::accepted_calls(stage, self.scenario.expect.clone()) };
+        let text = toml::to_string(&scenario).context("writing the trace")?;
+        std::fs::write(&self.path, text).with_context(|| format!("writing {}", self.path.display()))
+    }
 }
 
 async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, line: &str) -> Result<String> {
@@ -96,7 +172,7 @@ async fn status(stage: &mut Stage, broken: &[String]) -> Result<String> {
             .collect();
         writeln!(text, "{region} {}", servers.join(", "))?;
     }
-    let account = stage.client.account();
+    let account = stage.account();
     writeln!(text, "writes    {} acknowledged, {} attempts failed", account.acknowledged.len(), account.failed.len())?;
     write!(text, "broken    {}", if broken.is_empty() { "nothing".to_owned() } else { broken.join("; ") })?;
     Ok(text)

@@ -364,6 +364,7 @@ pub struct DnsServer {
     addr: SocketAddr,
     queries: Arc<AtomicU64>,
     silent: Arc<AtomicBool>,
+    delay_ms: Arc<AtomicU64>,
     server: Server<Handler>,
 }
 
@@ -381,16 +382,23 @@ impl DnsServer {
         let (udp, tcp) = bind_pair().await?;
         let addr = udp.local_addr().context("reading the DNS server's address")?;
         let (queries, silent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let handler = Handler { zones, view, queries: queries.clone(), silent: silent.clone() };
+        let delay_ms = Arc::new(AtomicU64::new(0));
+        let (queries_seen, silenced, delayed_by) = (queries.clone(), silent.clone(), delay_ms.clone());
+        let handler = Handler { zones, view, queries: queries_seen, silent: silenced, delay_ms: delayed_by };
         let mut server = Server::new(handler);
         server.register_socket(udp);
         server.register_listener(tcp, TCP_IDLE, TCP_RESPONSE_BUFFER);
-        Ok(Self { addr, queries, silent, server })
+        Ok(Self { addr, queries, silent, delay_ms, server })
     }
 
     /// From now on it does not answer, as if its packets were dropped; or it does again.
     pub fn set_silent(&self, silent: bool) {
         self.silent.store(silent, Ordering::Relaxed);
+    }
+
+    /// From now on every answer comes so much later.
+    pub fn set_delay(&self, delay: Duration) {
+        self.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Where it listens.
@@ -430,6 +438,7 @@ struct Handler {
     view: View,
     queries: Arc<AtomicU64>,
     silent: Arc<AtomicBool>,
+    delay_ms: Arc<AtomicU64>,
 }
 
 impl Handler {
@@ -464,6 +473,10 @@ impl RequestHandler for Handler {
         if self.silent.load(Ordering::Relaxed) {
             let metadata = Metadata::response_from_request(&request.metadata);
             return Header { metadata, counts: HeaderCounts::default() }.into();
+        }
+        match self.delay_ms.load(Ordering::Relaxed) {
+            0 => {}
+            ms => tokio::time::sleep(Duration::from_millis(ms)).await,
         }
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = answer.code != ResponseCode::Refused;

@@ -1,9 +1,10 @@
 //! A drill: a new lab, a scenario, and an exact account of what came of it.
 
-use crate::aws::Fault;
+use crate::aws::{Fault, Timing};
 use crate::client::Account;
+use crate::postgres::LagSample;
 use crate::progress::Progress;
-use crate::scenario::{self, Act, Condition, Expect, Scenario};
+use crate::scenario::{self, Act, Breakage, Condition, Expect, Scenario, Step};
 use crate::stage::{PUBLIC_NAME, Profile, RouteBy, Stage, StageOptions};
 use anyhow::Result;
 use rand::{RngExt as _, SeedableRng as _};
@@ -38,6 +39,12 @@ pub struct DrillOptions {
     pub route: Option<RouteBy>,
     /// What happens to AWS calls from the first fault on.
     pub aws_faults: Vec<Fault>,
+    /// How many clients the application has.
+    pub clients: Option<usize>,
+    /// Of a hundred statements of theirs so many only read.
+    pub reads_percent: Option<u8>,
+    /// RDS takes as long as Aurora does.
+    pub aurora_timing: bool,
     /// Seed of everything that is drawn.
     pub seed: u64,
 }
@@ -61,13 +68,19 @@ impl DrillOptions {
     fn stage(&self, scenario: &Scenario) -> StageOptions {
         let (usual, own) = (StageOptions::default(), &scenario.stage);
         StageOptions {
-            profile: self.profile,
+            profile: self.profile(scenario),
             controllers: self.controllers.or(own.controllers).unwrap_or(usual.controllers),
             route: self.route.or(own.route).unwrap_or(usual.route),
             mode: own.mode.unwrap_or(usual.mode),
             policy: own.policy.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
-            timing: own.timing,
+            timing: if self.aurora_timing { Timing::documented() } else { own.timing },
+            clients: self.clients.or(own.clients).unwrap_or(usual.clients),
+            reads_percent: self.reads_percent.or(own.reads_percent).unwrap_or(usual.reads_percent),
         }
+    }
+
+    fn profile(&self, scenario: &Scenario) -> Profile {
+        scenario.stage.profile.unwrap_or(self.profile)
     }
 }
 
@@ -98,6 +111,12 @@ pub struct DrillResult {
     pub acknowledged_writes: u64,
     /// Writes and connection attempts that failed.
     pub failed_attempts: u64,
+    /// How many clients the application had.
+    pub clients: usize,
+    /// Reads answered over the whole drill.
+    pub reads: u64,
+    /// Reads that failed.
+    pub failed_reads: u64,
     /// `FailoverGlobalCluster` calls that were accepted.
     pub failover_calls: u64,
     /// `SwitchoverGlobalCluster` calls that were accepted.
@@ -110,6 +129,8 @@ pub struct DrillResult {
     pub timeline: Vec<Moment>,
     /// What the application saw, in slices of [`SLICE_MS`].
     pub series: Vec<Slice>,
+    /// How far the regions were behind the writer.
+    pub lag: Vec<LagMoment>,
     /// When the controller was killed, after the fault.
     pub controller_killed_at_ms: Option<u64>,
     /// Seed of that moment.
@@ -119,6 +140,9 @@ pub struct DrillResult {
     /// The history as stored.
     #[serde(skip)]
     pub history: String,
+    /// What was done, and when: a scenario that does it again at the same moments, and expects the same path.
+    #[serde(skip)]
+    pub trace: Scenario,
 }
 
 /// How a drill ended.
@@ -145,6 +169,17 @@ pub struct Phase {
 /// Length of a slice of the application's time.
 pub const SLICE_MS: u64 = 200;
 
+/// How far a region was behind.
+#[derive(Debug, Clone, Serialize)]
+pub struct LagMoment {
+    /// Milliseconds since the first fault; negative is before.
+    pub at_ms: i64,
+    /// Where.
+    pub region: String,
+    /// Milliseconds behind the writer.
+    pub lag_ms: u64,
+}
+
 /// One slice of the application's time.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Slice {
@@ -154,6 +189,8 @@ pub struct Slice {
     pub acknowledged: u64,
     /// Writes and connection attempts that failed in it.
     pub failed: u64,
+    /// Reads answered in it.
+    pub reads: u64,
     /// How long its slowest write took.
     pub slowest_ms: f64,
 }
@@ -187,7 +224,7 @@ pub async fn run(scenario: &Scenario, options: &DrillOptions, headline: &str) ->
     stage.steady(&progress).await?;
     stage.all_alive()?;
     // At any moment of the probes' and the caches' rounds, not always at the same one.
-    let moment = rand::rng().random_range(Duration::ZERO..options.profile.round());
+    let moment = rand::rng().random_range(Duration::ZERO..options.profile(scenario).round());
     progress.step(&format!("steady; {} begins in {} ms", scenario.name, moment.as_millis()));
     tokio::time::sleep(moment).await;
 
@@ -195,8 +232,11 @@ pub async fn run(scenario: &Scenario, options: &DrillOptions, headline: &str) ->
     let mut problems = Vec::new();
     for step in &scenario.step {
         let act = step.act()?;
+        if let Some(at) = step.at {
+            tokio::time::sleep_until((course.began_at + at).into()).await;
+        }
         progress.step(&act.to_string());
-        if let Err(problem) = course.step(&mut stage, &act, &progress).await? {
+        if let Err(problem) = course.step(&mut stage, step, &act, &progress).await? {
             problems.push(format!("{act}: {problem}"));
             break;
         }
@@ -207,7 +247,7 @@ pub async fn run(scenario: &Scenario, options: &DrillOptions, headline: &str) ->
     if let Err(problem) = course.writes_flow(&stage).await {
         problems.push(problem);
     }
-    let rows = course.rows(&stage).await?;
+    let rows = rows_since(&stage, course.began).await?;
     let mut result = account(&stage, scenario, &course, &rows).await?;
     let mut expect = scenario.expect.clone();
     if options.disturbs() {
@@ -228,20 +268,38 @@ pub async fn run(scenario: &Scenario, options: &DrillOptions, headline: &str) ->
 struct Course<'a> {
     options: &'a DrillOptions,
     began: SystemTime,
+    began_at: Instant,
     /// Who was the writer then.
     old_writer: IpAddr,
     /// When something was first broken or ordered.
     fault: Option<SystemTime>,
     /// What was done, and when.
     done: Vec<(SystemTime, String)>,
+    /// The same as steps.
+    trace: Vec<Step>,
     killed_at: Option<Duration>,
     last_step_at: SystemTime,
 }
 
 impl<'a> Course<'a> {
     fn new(stage: &Stage, options: &'a DrillOptions) -> Self {
-        let (began, old_writer) = (SystemTime::now(), stage.writer());
-        Self { options, began, old_writer, fault: None, done: Vec::new(), killed_at: None, last_step_at: began }
+        let began = SystemTime::now();
+        Self {
+            options,
+            began,
+            began_at: Instant::now(),
+            old_writer: stage.writer(),
+            fault: None,
+            done: Vec::new(),
+            trace: Vec::new(),
+            killed_at: None,
+            last_step_at: began,
+        }
+    }
+
+    /// Since the beginning, in whole milliseconds.
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.began_at.elapsed().as_millis() as u64)
     }
 
     /// When the first fault was; the beginning, where there was none.
@@ -250,8 +308,14 @@ impl<'a> Course<'a> {
     }
 
     /// One step; the inner error is what went wrong in it.
-    async fn step(&mut self, stage: &mut Stage, act: &Act<'_>, progress: &Progress) -> Result<Result<(), String>> {
-        let now = SystemTime::now();
+    async fn step(
+        &mut self,
+        stage: &mut Stage,
+        step: &Step,
+        act: &Act<'_>,
+        progress: &Progress,
+    ) -> Result<Result<(), String>> {
+        let (now, at) = (SystemTime::now(), self.elapsed());
         let outcome = match act {
             Act::Fault(breakage) => {
                 breakage.make(stage, self.options.seed).await?;
@@ -274,6 +338,7 @@ impl<'a> Course<'a> {
         };
         if matches!(act, Act::Fault(_) | Act::Heal(_) | Act::Command(..)) {
             self.done.push((now, act.to_string()));
+            self.trace.push(Step { at: Some(at), ..step.clone() });
             if self.fault.is_none() {
                 self.first_fault(stage, now, progress).await?;
             }
@@ -287,10 +352,16 @@ impl<'a> Course<'a> {
         self.fault = Some(now);
         if !self.options.aws_faults.is_empty() {
             stage.aws.set_faults(self.options.aws_faults.clone(), self.options.seed);
+            let faults = Breakage::Aws(self.options.aws_faults.clone());
+            self.trace.push(Step { at: Some(self.elapsed()), fault: Some(faults), ..Step::default() });
         }
         if self.options.kill_controller.is_some() {
-            let at = kill_and_restart(stage, self.options, progress).await?;
+            let (at, which) = kill_and_restart(stage, self.options, progress).await?;
             self.killed_at = Some(at);
+            let at_step = self.elapsed().saturating_sub(RESTART_AFTER);
+            let killed = || Some(Breakage::KillController(which));
+            self.trace.push(Step { at: Some(at_step), fault: killed(), ..Step::default() });
+            self.trace.push(Step { at: Some(at_step + RESTART_AFTER), heal: killed(), ..Step::default() });
             self.done.push((now + at, "a controller is killed (SIGKILL)".into()));
             self.done.push((now + at + RESTART_AFTER, "it is started again".into()));
         }
@@ -306,7 +377,7 @@ impl<'a> Course<'a> {
         let until = Instant::now() + within;
         // The application first, without disturbing anybody by looks at the record.
         if let Some(region) = &condition.writes_in {
-            let mut latest = stage.client.latest();
+            let mut latest = stage.latest();
             let there = latest.wait_for(|ack| ack.is_some_and(|ack| scenario::is_in(ack.by, region)));
             if tokio::time::timeout_at(until.into(), there).await.is_err() {
                 let missing = condition.missing(stage, self.since()).await?.unwrap_or_default();
@@ -337,9 +408,9 @@ impl<'a> Course<'a> {
     /// Whatever happened: in the end the application writes.
     async fn writes_flow(&self, stage: &Stage) -> Result<(), String> {
         let until = Instant::now() + WRITES_AFTER_WITHIN;
-        let mut latest = stage.client.latest();
+        let mut latest = stage.latest();
         loop {
-            let account = stage.client.account();
+            let account = stage.account();
             let after = account.acknowledged.iter().rev().take_while(|ack| ack.at > self.last_step_at).count();
             if after >= WRITES_AFTER_MIN {
                 return Ok(());
@@ -349,40 +420,35 @@ impl<'a> Course<'a> {
             }
         }
     }
-
-    /// History since the first step, oldest first.
-    async fn rows(&self, stage: &Stage) -> Result<Vec<Value>> {
-        let mut rows = stage.history().await?;
-        rows.retain(|row| ms_of(row).is_some_and(|at| at + Duration::from_millis(1) >= self.began));
-        Ok(rows)
-    }
 }
 
 /// Everything that can be counted.
 async fn account(stage: &Stage, scenario: &Scenario, course: &Course<'_>, rows: &[Value]) -> Result<DrillResult> {
-    let account = stage.client.account();
-    let calls = stage.aws.calls();
-    let accepted =
-        |action: &str| calls.iter().filter(|call| call.action == action && call.http_status == 200).count() as u64;
+    let account = stage.account();
+    let calls = accepted_calls(stage, Expect::default());
     let hand_over = account.hand_over(course.old_writer).map(|(last, first)| (last.at, first.at));
-    let entered = rows.iter().filter(|row| row["from"] != row["to"]);
     Ok(DrillResult {
         scenario: scenario.name.clone(),
         about: scenario.about.clone(),
         series: series(&account, course.fault()),
-        profile: course.options.profile.name(),
+        lag: lag(stage.topology.lag_samples(), course),
+        trace: trace(scenario, course, rows),
+        clients: course.options.stage(scenario).clients,
+        reads: account.read.len() as u64,
+        failed_reads: account.failed_reads.len() as u64,
+        profile: course.options.profile(scenario).name(),
         outcome: DrillOutcome::Failed,
         problems: Vec::new(),
         outage_ms: hand_over.map(|(last, first)| ms_between(last, first)),
-        longest_gap_ms: account.longest_gap_ms(course.fault()),
-        path: entered.filter_map(|row| row["to"].as_str().map(str::to_owned)).collect(),
+        longest_gap_ms: stage.longest_gap_ms(course.fault()),
+        path: path(rows),
         rpo_heartbeat_ms: stage.record().await?.and_then(|record| record["episode"]["rpo-heartbeat-ms"].as_u64()),
         lost_writes: lost_writes(stage, &account).await,
         acknowledged_writes: account.acknowledged.len() as u64,
         failed_attempts: account.failed.len() as u64,
-        failover_calls: accepted("FailoverGlobalCluster"),
-        switchover_calls: accepted("SwitchoverGlobalCluster"),
-        in_region_calls: accepted("FailoverDBCluster"),
+        failover_calls: calls.failover_calls,
+        switchover_calls: calls.switchover_calls,
+        in_region_calls: calls.in_region_calls,
         phases: phases(course.fault(), rows, hand_over),
         timeline: timeline(course, rows, hand_over),
         controller_killed_at_ms: course.killed_at.map(|at| at.as_millis() as u64),
@@ -390,6 +456,73 @@ async fn account(stage: &Stage, scenario: &Scenario, course: &Course<'_>, rows: 
         packet_loss: crate::link::drop_method().to_string(),
         history: stage.history_table().await?,
     })
+}
+
+/// The states entered, in order.
+pub(crate) fn path(rows: &[Value]) -> Vec<String> {
+    let entered = rows.iter().filter(|row| row["from"] != row["to"]);
+    entered.filter_map(|row| row["to"].as_str().map(str::to_owned)).collect()
+}
+
+/// The calls that RDS accepted so far, as something to expect.
+pub(crate) fn accepted_calls(stage: &Stage, expect: Expect) -> Expect {
+    let calls = stage.aws.calls();
+    let accepted =
+        |action: &str| calls.iter().filter(|call| call.action == action && call.http_status == 200).count() as u64;
+    Expect {
+        failover_calls: accepted("FailoverGlobalCluster"),
+        switchover_calls: accepted("SwitchoverGlobalCluster"),
+        in_region_calls: accepted("FailoverDBCluster"),
+        ..expect
+    }
+}
+
+/// History since then, oldest first.
+pub(crate) async fn rows_since(stage: &Stage, since: SystemTime) -> Result<Vec<Value>> {
+    let mut rows = stage.history().await?;
+    rows.retain(|row| ms_of(row).is_some_and(|at| at + Duration::from_millis(1) >= since));
+    Ok(rows)
+}
+
+/// What was done as a scenario of its own, which expects what came of it.
+fn trace(scenario: &Scenario, course: &Course<'_>, rows: &[Value]) -> Scenario {
+    let options = course.options.stage(scenario);
+    let path = path(rows);
+    let mut step = course.trace.clone();
+    // What was awaited at the end is awaited again, however long it takes this time.
+    if let Some(last) = scenario.step.last().filter(|step| step.wait.is_some()) {
+        step.push(last.clone());
+    } else {
+        let wait = Condition { state: path.last().cloned(), ..Condition::default() };
+        step.push(Step { wait: Some(wait), ..Step::default() });
+    }
+    let mut trace = scenario.clone();
+    trace.stage.profile = Some(options.profile);
+    trace.stage.controllers = Some(options.controllers);
+    trace.stage.route = Some(options.route);
+    trace.stage.clients = Some(options.clients);
+    trace.stage.reads_percent = Some(options.reads_percent);
+    trace.stage.timing = options.timing;
+    trace.step = step;
+    trace.expect.path = Some(path);
+    trace
+}
+
+fn lag(samples: Vec<LagSample>, course: &Course<'_>) -> Vec<LagMoment> {
+    let moment = |sample: LagSample| LagMoment {
+        at_ms: since(course.fault(), sample.at),
+        region: sample.region,
+        lag_ms: sample.ms,
+    };
+    samples.into_iter().filter(|sample| sample.at >= course.began).map(moment).collect()
+}
+
+/// Milliseconds from one time to another; negative if that is before.
+fn since(fault: SystemTime, at: SystemTime) -> i64 {
+    match at.duration_since(fault) {
+        Ok(after) => after.as_millis() as i64,
+        Err(before) => -(before.duration().as_millis() as i64),
+    }
 }
 
 /// Slices of the account, counted from the fault; the first and the last are not whole and left out.
@@ -404,8 +537,11 @@ fn series(account: &Account, fault: SystemTime) -> Vec<Slice> {
         slice.acknowledged += 1;
         slice.slowest_ms = slice.slowest_ms.max(ack.took.as_secs_f64() * 1000.0);
     }
-    for (at, _) in &account.failed {
+    for (at, _) in account.failed.iter().chain(&account.failed_reads) {
         slices.entry(slice(*at)).or_default().failed += 1;
+    }
+    for (at, _) in &account.read {
+        slices.entry(slice(*at)).or_default().reads += 1;
     }
     let (Some(first), Some(last)) = (slices.keys().next().copied(), slices.keys().last().copied()) else {
         return Vec::new();
@@ -445,7 +581,7 @@ fn unexpected(expect: &Expect, result: &DrillResult, rows: &[Value]) -> Vec<Stri
 }
 
 /// Kills the controller somewhere between the fault and a little after the usual recovery.
-async fn kill_and_restart(stage: &mut Stage, options: &DrillOptions, progress: &Progress) -> Result<Duration> {
+async fn kill_and_restart(stage: &mut Stage, options: &DrillOptions, progress: &Progress) -> Result<(Duration, usize)> {
     let usual_ms = match options.profile {
         Profile::Fast => 2_500,
         Profile::Default => 50_000,
@@ -460,7 +596,7 @@ async fn kill_and_restart(stage: &mut Stage, options: &DrillOptions, progress: &
     tokio::time::sleep(RESTART_AFTER).await;
     progress.step("starting it again");
     stage.start_controller(which)?;
-    Ok(at)
+    Ok((at, which))
 }
 
 /// Acknowledged, and not on the new writer.
@@ -511,10 +647,7 @@ fn phases(fault: SystemTime, rows: &[Value], hand_over: Option<(SystemTime, Syst
 }
 
 fn timeline(course: &Course<'_>, rows: &[Value], hand_over: Option<(SystemTime, SystemTime)>) -> Vec<Moment> {
-    let since_fault = |at: SystemTime| match at.duration_since(course.fault()) {
-        Ok(after) => after.as_millis() as i64,
-        Err(before) => -(before.duration().as_millis() as i64),
-    };
+    let since_fault = |at: SystemTime| since(course.fault(), at);
     let done = course.done.iter().map(|(at, what)| Moment { at_ms: since_fault(*at), what: what.clone(), state: None });
     let mut moments: Vec<Moment> = done.collect();
     if let Some((last, first)) = hand_over {
@@ -526,7 +659,8 @@ fn timeline(course: &Course<'_>, rows: &[Value], hand_over: Option<(SystemTime, 
     for row in rows {
         let Some(at) = ms_of(row) else { continue };
         let moved = row["from"] != row["to"];
-        let told = moved || ["rerouted", "effect-held", "guard-refused"].iter().any(|rule| row["rule"] == *rule);
+        let told = moved
+            || ["rerouted", "effect-held", "guard-refused", "observed-counted"].iter().any(|rule| row["rule"] == *rule);
         if !told {
             continue;
         }

@@ -4,9 +4,22 @@ use crate::drill::{DrillResult, SLICE_MS, Slice};
 use anyhow::{Result, anyhow};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotters::prelude::*;
+use std::collections::BTreeSet;
 
 /// Size of each chart, in pixels.
 const SIZE: (u32, u32) = (960, 260);
+
+/// The states that have a band, and their colours; `healthy` is white.
+const STATES: [(&str, RGBColor); 5] = [
+    ("suspect", RGBColor(240, 180, 0)),
+    ("confirmed-down", RGBColor(220, 60, 40)),
+    ("promoting", RGBColor(150, 60, 200)),
+    ("rerouting", RGBColor(40, 110, 220)),
+    ("stable", RGBColor(30, 160, 90)),
+];
+
+/// Measurements further apart than this are not joined by a line, in seconds.
+const KNOWN_WITHIN_S: f64 = 1.0;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
@@ -14,6 +27,7 @@ body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .passed { color: #0a7d33; } .failed { color: #c0262d; }
+.legend span { margin-right: 1rem; } .legend i { display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem; }
 svg { width: 100%; height: auto; background: #fff; }
 ";
 
@@ -23,12 +37,17 @@ svg { width: 100%; height: auto; background: #fff; }
 /// When a chart cannot be drawn.
 pub fn page(result: &DrillResult) -> Result<String> {
     let rates = chart(
-        "writes per second",
+        "statements per second",
         result,
-        &[("acknowledged", GREEN, |s| per_second(s.acknowledged)), ("failed", RED, |s| per_second(s.failed))],
+        &[
+            ("acknowledged writes", GREEN, |s| per_second(s.acknowledged)),
+            ("reads", CYAN, |s| per_second(s.reads)),
+            ("failed", RED, |s| per_second(s.failed)),
+        ],
     )?;
     let latency =
         chart("slowest write of each fifth of a second, in ms", result, &[("latency", BLUE, |s| s.slowest_ms)])?;
+    let lag = lag_chart(result)?;
     let known = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
     let facts: [(&str, String); 8] = [
         ("client write outage, ms", known(result.outage_ms)),
@@ -55,8 +74,13 @@ pub fn page(result: &DrillResult) -> Result<String> {
                 p { strong class=(if result.passed() { "passed" } else { "failed" }) { (if result.passed() { "passed" } else { "FAILED" }) } }
                 @for problem in &result.problems { p class="failed" { (problem) } }
                 h2 { "What the application saw" }
-                (PreEscaped(rates)) (PreEscaped(latency))
-                p { "The bands are the states of the record; 0 is the first fault." }
+                (PreEscaped(rates)) (PreEscaped(latency)) (PreEscaped(lag))
+                p class="legend" {
+                    "The bands are the states of the record; 0 is the first fault. "
+                    @for (name, colour) in STATES {
+                        span { i style=(format!("background: {}", css(colour, 0.4))) {} (name) } " "
+                    }
+                }
                 h2 { "Figures" }
                 table { @for (name, value) in &facts { tr { th { (name) } td class="number" { (value) } } } }
                 h2 { "Timeline" }
@@ -88,8 +112,32 @@ fn per_second(count: u64) -> f64 {
 
 type Line = (&'static str, RGBColor, fn(&Slice) -> f64);
 
-/// The states as bands, and the lines over them.
+/// What the application saw.
 fn chart(title: &str, result: &DrillResult, lines: &[Line]) -> Result<String> {
+    let points = |value: fn(&Slice) -> f64| {
+        result.series.iter().map(move |slice| (slice.at_ms as f64 / 1000.0, value(slice))).collect()
+    };
+    let lines = lines.iter().map(|(name, colour, value)| ((*name).to_owned(), *colour, points(*value)));
+    draw(title, result, &lines.collect::<Vec<_>>())
+}
+
+/// How far the regions were behind.
+fn lag_chart(result: &DrillResult) -> Result<String> {
+    let regions: BTreeSet<&str> = result.lag.iter().map(|moment| moment.region.as_str()).collect();
+    let line = |(region, colour): (&str, RGBColor)| {
+        let own = result.lag.iter().filter(|moment| moment.region == region);
+        let points = own.map(|moment| (moment.at_ms as f64 / 1000.0, moment.lag_ms as f64)).collect();
+        (region.to_owned(), colour, points)
+    };
+    let lines: Vec<_> = regions.into_iter().zip([BLUE, MAGENTA]).map(line).collect();
+    draw("replication lag of the regions that follow, in ms", result, &lines)
+}
+
+/// Points in seconds and whatever the title says.
+type Drawn = (String, RGBColor, Vec<(f64, f64)>);
+
+/// The states as bands, and the lines over them.
+fn draw(title: &str, result: &DrillResult, lines: &[Drawn]) -> Result<String> {
     let mut svg = String::new();
     {
         let failed = |error: String| anyhow!("drawing {title}: {error}");
@@ -98,7 +146,8 @@ fn chart(title: &str, result: &DrillResult, lines: &[Line]) -> Result<String> {
         let seconds = |slice: &Slice| slice.at_ms as f64 / 1000.0;
         let from = result.series.first().map_or(0.0, seconds);
         let to = result.series.last().map_or(1.0, seconds).max(from + 1.0);
-        let most = lines.iter().flat_map(|(_, _, value)| result.series.iter().map(value)).fold(1.0, f64::max) * 1.1;
+        let values = lines.iter().flat_map(|(.., points)| points).map(|(_, value)| *value);
+        let most = values.fold(1.0, f64::max) * 1.1;
         let mut chart = ChartBuilder::on(&area)
             .caption(title, ("sans-serif", 16))
             .margin(8)
@@ -113,43 +162,37 @@ fn chart(title: &str, result: &DrillResult, lines: &[Line]) -> Result<String> {
             .x_desc("seconds since the first fault")
             .draw();
         mesh.map_err(|error| failed(error.to_string()))?;
-        for (name, colour, began, ended) in bands(result, from, to) {
+        for (_, colour, began, ended) in bands(result, from, to) {
             let band = Rectangle::new([(began, 0.0), (ended, most)], colour.mix(0.18).filled());
-            let drawn = chart.draw_series([band]).map_err(|error| failed(error.to_string()))?;
-            drawn
-                .label(name)
-                .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], colour.mix(0.5).filled()));
+            chart.draw_series([band]).map_err(|error| failed(error.to_string()))?;
         }
-        for (name, colour, value) in lines {
-            let points = result.series.iter().map(|slice| (seconds(slice), value(slice)));
-            let drawn = chart.draw_series(LineSeries::new(points, colour.stroke_width(2)));
-            let colour = *colour;
-            drawn
-                .map_err(|error| failed(error.to_string()))?
-                .label(*name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 10, y)], colour.stroke_width(2)));
+        for (_, colour, points) in lines {
+            let shown: Vec<(f64, f64)> = points.iter().copied().filter(|(at, _)| (from..=to).contains(at)).collect();
+            // Where nothing is known there is no line.
+            for part in shown.chunk_by(|(earlier, _), (later, _)| later - earlier <= KNOWN_WITHIN_S) {
+                let drawn = chart.draw_series(LineSeries::new(part.iter().copied(), colour.stroke_width(2)));
+                drawn.map_err(|error| failed(error.to_string()))?;
+            }
         }
-        let labels = chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::MiddleRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.2))
-            .draw();
-        labels.map_err(|error| failed(error.to_string()))?;
         area.present().map_err(|error| failed(error.to_string()))?;
     }
-    Ok(svg)
+    let shown = lines.iter().filter(|(.., points)| !points.is_empty());
+    let legend = html! {
+        p class="legend" {
+            @for (name, colour, _) in shown {
+                span { i style=(format!("background: {}", css(*colour, 1.0))) {} (name) } " "
+            }
+        }
+    };
+    Ok(svg + &legend.into_string())
 }
 
-/// Each state with its colour, and when it began and ended; `healthy` is white.
+fn css(colour: RGBColor, opacity: f64) -> String {
+    format!("rgb({} {} {} / {opacity})", colour.0, colour.1, colour.2)
+}
+
+/// Each state with its colour, and when it began and ended.
 fn bands(result: &DrillResult, from: f64, to: f64) -> Vec<(&'static str, RGBColor, f64, f64)> {
-    const STATES: [(&str, RGBColor); 5] = [
-        ("suspect", RGBColor(240, 180, 0)),
-        ("confirmed-down", RGBColor(220, 60, 40)),
-        ("promoting", RGBColor(150, 60, 200)),
-        ("rerouting", RGBColor(40, 110, 220)),
-        ("stable", RGBColor(30, 160, 90)),
-    ];
     let moved: Vec<(f64, &str)> = result
         .timeline
         .iter()

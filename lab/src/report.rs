@@ -85,6 +85,15 @@ pub fn text(result: &DrillResult, with_history: bool) -> String {
     line!(text, "acknowledged writes      {}, lost {}", result.acknowledged_writes, known(result.lost_writes));
     line!(text, "loss by heartbeats       {} ms", known(result.rpo_heartbeat_ms));
     line!(text, "failed client attempts   {}", result.failed_attempts);
+    if result.clients > 1 || result.reads > 0 {
+        line!(
+            text,
+            "clients                  {}, reads {}, failed {}",
+            result.clients,
+            result.reads,
+            result.failed_reads
+        );
+    }
     let calls = [result.failover_calls, result.switchover_calls, result.in_region_calls];
     line!(text, "accepted calls           {} failover, {} switchover, {} in-region", calls[0], calls[1], calls[2]);
     line!(text, "packets dropped by       {}", result.packet_loss);

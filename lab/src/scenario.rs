@@ -16,10 +16,10 @@
 //! ```
 
 use crate::aws::{Fault, Timing};
-use crate::stage::{CLUSTER, Mode, PRIMARY, RouteBy, SECONDARY, Stage};
+use crate::stage::{CLUSTER, Mode, PRIMARY, Profile, RouteBy, SECONDARY, Stage};
 use anyhow::{Context as _, Result, bail, ensure};
 use include_dir::{Dir, include_dir};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
 use std::net::IpAddr;
@@ -29,11 +29,14 @@ use std::time::Duration;
 /// The scenarios that come with the program.
 static SCENARIOS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../tests/scenarios");
 
+/// Vantages that must agree, in the lab's policy.
+const QUORUM: usize = 2;
+
 /// Longest time of a wait that does not say how long.
 const WITHIN: Duration = Duration::from_secs(30);
 
 /// One scenario.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Scenario {
     /// Its name: that of the file.
@@ -52,15 +55,27 @@ pub struct Scenario {
 }
 
 /// What differs from the usual lab.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct StageSection {
+    /// Timing of probes, thresholds, TTL and client; as the command line says by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
     /// What the controller may do by itself; `auto` by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// How many controllers run; one by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub controllers: Option<usize>,
     /// What moves the public name; the record by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<RouteBy>,
+    /// How many clients the application has; one by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clients: Option<usize>,
+    /// Of a hundred statements so many only read; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reads_percent: Option<u8>,
     /// Keys of `[cluster.policy]`.
     pub policy: toml::Table,
     /// How long what Aurora does takes.
@@ -68,26 +83,35 @@ pub struct StageSection {
 }
 
 /// One step: exactly one of fault, heal, wait, watch and command.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Step {
+    /// Not before so long after the beginning.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub at: Option<Duration>,
     /// Breaks something.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Breakage>,
     /// Undoes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub heal: Option<Breakage>,
     /// Goes on when all of this is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<Condition>,
     /// Longest time for it; 30 s by default.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub within: Option<Duration>,
     /// None of this may become so.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub watch: Option<Condition>,
     /// For how long it is watched.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub during: Option<Duration>,
     /// An operator's order: what comes after `aurora-failover override CLUSTER`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
     /// It has to be refused, with this in the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
 }
 
@@ -144,8 +168,8 @@ impl fmt::Display for Act<'_> {
 }
 
 /// Something that can be broken and healed.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Breakage {
     /// A region vanishes: packets are dropped both ways.
     LoseRegion(String),
@@ -157,10 +181,16 @@ pub enum Breakage {
     Crash(Server),
     /// A server accepts connections and says nothing.
     Hang(Server),
+    /// A server does nothing most of the time, as by overload: slow, but alive.
+    Slow(Server),
+    /// The website of a region does not answer; its databases do.
+    LoseWebsite(String),
     /// Nothing is replicated between the regions.
     CutReplication,
+    /// Every name server answers later by this.
+    SlowDns(Duration),
     /// Some calls of AWS fail.
-    Aws(Fault),
+    Aws(Vec<Fault>),
     /// A controller is killed.
     KillController(usize),
 }
@@ -189,7 +219,8 @@ impl FromStr for Breakage {
 
     fn from_str(text: &str) -> Result<Self> {
         const SHAPE: &str = "write `lose-region REGION`, `isolate VANTAGE`, `blindfold VANTAGE REGION`, `crash SERVER`, \
-                             `hang SERVER` (writer, reader, a1, a2, b1, b2), `cut-replication`, `aws FAULT` or `kill-controller NUMBER`";
+                             `hang SERVER`, `slow SERVER` (writer, reader, a1, a2, b1, b2), `lose-website REGION`, \
+                             `cut-replication`, `slow-dns 300ms`, `aws FAULT …` or `kill-controller NUMBER`";
         let words: Vec<&str> = text.split_whitespace().collect();
         let region = |region: &str| -> Result<String> {
             ensure!(
@@ -212,8 +243,13 @@ impl FromStr for Breakage {
             ["blindfold", vantage, name] => Self::Blindfold(vantage.into(), region(name)?),
             ["crash", name] => Self::Crash(server(name)?),
             ["hang", name] => Self::Hang(server(name)?),
+            ["slow", name] => Self::Slow(server(name)?),
+            ["lose-website", name] => Self::LoseWebsite(region(name)?),
             ["cut-replication"] => Self::CutReplication,
-            ["aws", fault] => Self::Aws(fault.parse()?),
+            ["slow-dns", delay] => Self::SlowDns(humantime::parse_duration(delay).context(SHAPE)?),
+            ["aws", ref faults @ ..] if !faults.is_empty() => {
+                Self::Aws(faults.iter().map(|fault| fault.parse()).collect::<Result<_>>()?)
+            }
             ["kill-controller", number] => {
                 let number: usize = number.parse().context(SHAPE)?;
                 Self::KillController(number.checked_sub(1).context("controllers are counted from 1")?)
@@ -231,8 +267,13 @@ impl fmt::Display for Breakage {
             Self::Blindfold(vantage, region) => write!(f, "vantage {vantage} does not reach {region}"),
             Self::Crash(server) => write!(f, "the host of {server} is lost"),
             Self::Hang(server) => write!(f, "{server} hangs"),
+            Self::Slow(server) => write!(f, "{server} is slow"),
+            Self::LoseWebsite(region) => write!(f, "the website of {region} does not answer"),
             Self::CutReplication => f.write_str("nothing is replicated between the regions"),
-            Self::Aws(fault) => write!(f, "AWS: {fault}"),
+            Self::SlowDns(delay) => write!(f, "DNS answers {} ms later", delay.as_millis()),
+            Self::Aws(faults) => {
+                write!(f, "AWS: {}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
             Self::KillController(index) => write!(f, "controller {} is killed", index + 1),
         }
     }
@@ -245,6 +286,30 @@ impl fmt::Display for Server {
             Self::Reader => "the reader",
             Self::Named(name) => name,
         })
+    }
+}
+
+impl From<Breakage> for String {
+    /// As it is written.
+    fn from(breakage: Breakage) -> Self {
+        let server = |server: &Server| match server {
+            Server::Writer => "writer".to_owned(),
+            Server::Reader => "reader".to_owned(),
+            Server::Named(name) => name.clone(),
+        };
+        match &breakage {
+            Breakage::LoseRegion(region) => format!("lose-region {region}"),
+            Breakage::Isolate(vantage) => format!("isolate {vantage}"),
+            Breakage::Blindfold(vantage, region) => format!("blindfold {vantage} {region}"),
+            Breakage::Crash(which) => format!("crash {}", server(which)),
+            Breakage::Hang(which) => format!("hang {}", server(which)),
+            Breakage::Slow(which) => format!("slow {}", server(which)),
+            Breakage::LoseWebsite(region) => format!("lose-website {region}"),
+            Breakage::CutReplication => "cut-replication".to_owned(),
+            Breakage::SlowDns(delay) => format!("slow-dns {}ms", delay.as_millis()),
+            Breakage::Aws(faults) => format!("aws {}", faults.iter().map(Fault::order).collect::<Vec<_>>().join(" ")),
+            Breakage::KillController(index) => format!("kill-controller {}", index + 1),
+        }
     }
 }
 
@@ -270,8 +335,11 @@ impl Breakage {
             Self::Blindfold(vantage, region) => stage.blindfold(vantage, region, true)?,
             Self::Crash(server) => stage.topology.crash(server.name(stage)).await?,
             Self::Hang(server) => stage.topology.hang(server.name(stage)).await?,
+            Self::Slow(server) => stage.topology.slow(server.name(stage)).await?,
+            Self::LoseWebsite(region) => stage.topology.lose_website(region),
             Self::CutReplication => stage.topology.cut_replication(),
-            Self::Aws(fault) => stage.aws.set_faults(vec![fault.clone()], seed),
+            Self::SlowDns(delay) => stage.slow_dns(*delay),
+            Self::Aws(faults) => stage.aws.set_faults(faults.clone(), seed),
             Self::KillController(index) => stage.kill_controller(*index).await?,
         }
         Ok(())
@@ -288,7 +356,10 @@ impl Breakage {
             Self::Blindfold(vantage, region) => stage.blindfold(vantage, region, false)?,
             Self::Crash(server) => bail!("{server} is started again by RDS, or not at all"),
             Self::Hang(server) => stage.topology.unhang(server.name(stage)).await?,
+            Self::Slow(server) => stage.topology.unslow(server.name(stage)).await?,
+            Self::LoseWebsite(region) => stage.topology.heal_website(region),
             Self::CutReplication => stage.topology.heal_replication(),
+            Self::SlowDns(_) => stage.slow_dns(Duration::ZERO),
             Self::Aws(_) => stage.aws.set_faults(Vec::new(), 0),
             Self::KillController(index) => stage.start_controller(*index)?,
         }
@@ -297,28 +368,41 @@ impl Breakage {
 }
 
 /// What the record says, and what the application does. All that is given has to be so.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Condition {
     /// State of the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// Reason of the hold, as in `history`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
     /// Primary region.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub primary: Option<String>,
     /// Too few vantages to judge.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub blind: Option<bool>,
     /// No healthy secondary.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exposed: Option<bool>,
     /// A second writer.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dual_writer: Option<bool>,
     /// Stopped by an operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
     /// Vantages that fail now, at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub failing_vantages: Option<usize>,
     /// A turn by this rule since the first step.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// A probe of another kind than a write that a quorum of vantages sees fail, by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_failing: Option<String>,
     /// The application's newest acknowledged write was made in this region.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub writes_in: Option<String>,
 }
 
@@ -329,7 +413,7 @@ impl Condition {
     /// When the record or the history cannot be read.
     pub async fn missing(&self, stage: &Stage, since: Duration) -> Result<Option<String>> {
         if let Some(region) = &self.writes_in {
-            let by = stage.client.latest().borrow().map(|ack| ack.by);
+            let by = stage.latest().borrow().map(|ack| ack.by);
             if !by.is_some_and(|by| is_in(by, region)) {
                 return Ok(Some(format!("the application does not write in {region}")));
             }
@@ -368,6 +452,14 @@ impl Condition {
                 return Ok(Some(format!("{failing} vantages fail")));
             }
         }
+        if let Some(name) = &self.observed_failing {
+            let sights = record["evidence"]["observed"][name].as_object();
+            let failing = |sight: &&Value| !sight["failing-since"].is_null();
+            let failing = sights.map_or(0, |sights| sights.values().filter(failing).count());
+            if failing < QUORUM {
+                return Ok(Some(format!("{name} fails for {failing} vantages")));
+            }
+        }
         if let Some(rule) = &self.rule {
             let after = |row: &&Value| row["at"].as_u64().is_some_and(|at| u128::from(at) + 1 >= since.as_millis());
             let rows = stage.history().await.unwrap_or_default();
@@ -396,8 +488,13 @@ fn hold(record: &Value) -> String {
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
-        let texts =
-            [("state", &self.state), ("hold", &self.hold), ("primary", &self.primary), ("a turn by", &self.rule)];
+        let texts = [
+            ("state", &self.state),
+            ("hold", &self.hold),
+            ("primary", &self.primary),
+            ("a turn by", &self.rule),
+            ("a quorum without", &self.observed_failing),
+        ];
         parts.extend(texts.into_iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?))));
         let flags = [
             ("blind", self.blind),
@@ -417,10 +514,11 @@ impl fmt::Display for Condition {
 }
 
 /// What has to have come of it.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Expect {
     /// The states entered since the first step, in order.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<Vec<String>>,
     /// `FailoverGlobalCluster` calls that were accepted.
     pub failover_calls: u64,
@@ -431,7 +529,7 @@ pub struct Expect {
     /// Acknowledged writes that the last writer does not have, at most; none by default.
     pub lost_writes_max: u64,
     /// Longest time between two acknowledged writes.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub outage_max: Option<Duration>,
     /// Rules by which turns were made, among others.
     pub rules: Vec<String>,
@@ -494,6 +592,15 @@ mod tests {
                     order(command).expect("it can be split");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_scenario_is_written_as_it_is_read() {
+        for scenario in all() {
+            let text = toml::to_string(&scenario).expect("it can be written");
+            let again: Scenario = toml::from_str(&text).expect("it can be read");
+            assert_eq!(toml::to_string(&again).expect("it can be written"), text, "{}", scenario.name);
         }
     }
 

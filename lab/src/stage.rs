@@ -5,10 +5,10 @@
 //! AWS environment. Whatever is started here is registered with the reaper first, so that nothing survives.
 
 use crate::aws::{Aws, AwsOptions, FailoverRecords, GlobalCluster, Member, Timing};
-use crate::client::{self, Client, ClientOptions};
+use crate::client::{self, Account, Acknowledged, Client, ClientOptions};
 use crate::dns::{DnsServer, RecordKind, Zones};
 use crate::link::{self, Link};
-use crate::postgres::{Binaries, Topology, TopologyOptions, seen_by};
+use crate::postgres::{Binaries, Front, Topology, TopologyOptions, seen_by};
 use crate::progress::Progress;
 use crate::reaper::{LabDir, Reaper};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -24,8 +24,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 
 /// The region that is lost. Not us-east-1: Route 53's control plane is there, and its loss is another drill.
 pub const PRIMARY: &str = "us-east-2";
@@ -61,7 +62,8 @@ const METRICS_BYTES_MAX: usize = 4 * 1024 * 1024;
 const WRITES_MIN: usize = 20;
 
 /// Timing of the whole lab.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Profile {
     /// Probes every 200 ms, three failures, TTL 1 s.
     Fast,
@@ -129,17 +131,29 @@ pub struct StageOptions {
     pub route: RouteBy,
     /// What the controller may do by itself.
     pub mode: Mode,
+    /// How many clients the application has; several share a pool of half as many connections.
+    pub clients: usize,
+    /// Of a hundred statements so many only read.
+    pub reads_percent: u8,
 }
 
 impl Default for StageOptions {
     fn default() -> Self {
-        let (policy, timing) = (Vec::new(), Timing::default());
-        Self { policy, timing, profile: Profile::Fast, controllers: 1, route: RouteBy::Record, mode: Mode::Auto }
+        Self {
+            policy: Vec::new(),
+            timing: Timing::default(),
+            profile: Profile::Fast,
+            controllers: 1,
+            route: RouteBy::Record,
+            mode: Mode::Auto,
+            clients: 1,
+            reads_percent: 0,
+        }
     }
 }
 
 /// What moves the public name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RouteBy {
     /// The record, through Route 53's control plane.
@@ -149,7 +163,7 @@ pub enum RouteBy {
 }
 
 /// What the controller may do by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Everything.
@@ -166,8 +180,7 @@ pub struct Stage {
     pub aws: Aws,
     /// The databases.
     pub topology: Arc<Topology>,
-    /// The application.
-    pub client: Client,
+    application: Vec<Client>,
     dns: DnsServer,
     vantages: Vec<Vantage>,
     controllers: Vec<Option<Child>>,
@@ -243,7 +256,7 @@ impl Stage {
         let dns = DnsServer::start(zones.clone()).await?;
         zones.add_zone(ENDPOINT_ZONE)?;
         for region in [PRIMARY, SECONDARY] {
-            let address = topology.proxy_address(region).ip().to_string();
+            let address = topology.front_address(Front::Proxy, region).ip().to_string();
             zones.set(&proxy_endpoint(region), RecordKind::A, 1, &[&address])?;
         }
         let member = |region: &str| Member {
@@ -266,8 +279,14 @@ impl Stage {
         let aws = Aws::start(aws_options).await?;
         let zone_id = aws.create_zone(ZONE)?;
         match route {
-            RouteBy::Record => aws.put_cname(&zone_id, PUBLIC_NAME, profile.ttl_s(), &endpoint(PRIMARY))?,
+            RouteBy::Record => {
+                aws.put_record(&zone_id, PUBLIC_NAME, RecordKind::Cname, profile.ttl_s(), &endpoint(PRIMARY))?;
+            }
             RouteBy::HealthCheck => serve_signpost(&aws, profile)?,
+        }
+        for region in [PRIMARY, SECONDARY] {
+            let address = topology.front_address(Front::Website, region).ip().to_string();
+            aws.put_record(&zone_id, &website(region), RecordKind::A, profile.ttl_s(), &address)?;
         }
         let aws_addr = aws.url().trim_start_matches("http://").parse()?;
         let mut vantages = Vec::new();
@@ -284,21 +303,24 @@ impl Stage {
         }
         create_application_table(&topology).await?;
         let (connect_timeout, write_timeout) = profile.client_timeouts();
-        let client = Client::start(ClientOptions {
+        let client = ClientOptions {
             name: PUBLIC_NAME.into(),
             port: topology.port(),
             nameserver: dns.addr(),
             database: CLUSTER.into(),
             first: 1,
             pace: Duration::from_millis(10),
+            reads_percent: options.reads_percent,
             connect_timeout,
             write_timeout,
-        })?;
+        };
+        let connections = options.clients.div_ceil(2);
+        let application = Client::start_fleet(&client, options.clients, connections, FLEET_NUMBERS)?;
 
         let mut stage = Self {
             aws,
             topology,
-            client,
+            application,
             dns,
             vantages,
             controllers: Vec::new(),
@@ -341,11 +363,36 @@ impl Stage {
                 database: CLUSTER.into(),
                 first: FLEET_NUMBERS * i64::try_from(number).expect("a few clients"),
                 pace: Duration::from_millis(20),
+                reads_percent: 0,
                 connect_timeout: Duration::from_secs(2),
                 write_timeout: Duration::from_secs(10),
             })
         };
         (1..=count).map(client).collect()
+    }
+
+    /// What the whole application saw so far.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        Account::merged(self.application.iter().map(Client::account))
+    }
+
+    /// The longest time that any client of the application waited between two acknowledged writes, the second one after
+    /// `since`.
+    #[must_use]
+    pub fn longest_gap_ms(&self, since: SystemTime) -> u64 {
+        self.application.iter().map(|client| client.account().longest_gap_ms(since)).max().unwrap_or_default()
+    }
+
+    /// The newest acknowledgement of the application's first client, and its changes.
+    #[must_use]
+    pub fn latest(&self) -> watch::Receiver<Option<Acknowledged>> {
+        self.application[0].latest()
+    }
+
+    /// Every name server answers so much later from now on.
+    pub fn slow_dns(&self, delay: Duration) {
+        self.vantages.iter().map(|vantage| &vantage.dns).chain([&self.dns]).for_each(|dns| dns.set_delay(delay));
     }
 
     /// Waits until the record says healthy, every vantage is heard of, and the application writes.
@@ -382,7 +429,7 @@ impl Stage {
         if record["evidence"]["lag"].get(SECONDARY).is_none() {
             return Some("the replication lag is not known yet".into());
         }
-        let writes = self.client.account().acknowledged.len();
+        let writes = self.account().acknowledged.len();
         (writes < WRITES_MIN).then(|| format!("the application has written {writes} rows"))
     }
 
@@ -560,11 +607,14 @@ impl Stage {
             self.environment(&self.aws.url()).into_iter().map(|(key, value)| format!("export {key}={value}")).collect();
         format!(
             "public name   {PUBLIC_NAME} (dig -p {} @127.0.0.1 {PUBLIC_NAME})\n\
+             websites      http://{}/ ({PRIMARY}) and http://{}/ ({SECONDARY})\n\
              PostgreSQL    port {} on {} ({PRIMARY}) and {} ({SECONDARY}), user app, database {CLUSTER}\n\
              packet loss   {}\n\
              logs          {}\n\n\
              In another terminal:\n{}\n{} status\n{} history",
             self.dns.addr().port(),
+            self.topology.front_address(Front::Website, PRIMARY),
+            self.topology.front_address(Front::Website, SECONDARY),
             self.topology.port(),
             self.topology.address("a1").ip(),
             self.topology.address("b1").ip(),
@@ -599,7 +649,7 @@ impl Stage {
         for child in &mut children {
             let _already_gone = child.wait().await;
         }
-        drop(self.client);
+        self.application.clear();
         let _stopping_anyway = self.aws.shutdown().await;
         let _stopping_anyway = self.dns.shutdown().await;
         self.topology.stop().await;
@@ -689,6 +739,11 @@ fn cluster_id(region: &str) -> String {
 /// The proxy in front of a region's cluster.
 fn proxy_endpoint(region: &str) -> String {
     format!("{CLUSTER}.proxy-lab.{region}.{ENDPOINT_ZONE}")
+}
+
+/// The website of a region.
+fn website(region: &str) -> String {
+    format!("www.{region}.{ZONE}")
 }
 
 /// Reader endpoint of a region's cluster.
@@ -785,6 +840,24 @@ fn configuration(
             reader_endpoint(region),
         ));
     }
+    // Beside the writes, which decide: rarer, and with more patience.
+    let rhythm = match options.profile {
+        Profile::Fast => "interval = \"1s\"\ntimeout = \"500ms\"\n",
+        Profile::Default => "",
+    };
+    let mut probe = |name: &str, kind: &str, target: &str, rest: &str| {
+        text.push_str(&format!(
+            "\n[[cluster.probe]]\nname = \"{name}\"\nkind = \"{kind}\"\ntarget = \"{target}\"\n{rhythm}{rest}"
+        ));
+    };
+    for region in [PRIMARY, SECONDARY] {
+        let (site, port) = (website(region), topology.port());
+        let page = format!("http://{}:{port}/health", site.trim_end_matches('.'));
+        probe(&format!("website {region}"), "http", &page, "body = \"ok\"\n");
+        probe(&format!("proxy {region}"), "tcp", &format!("{}:{port}", proxy_endpoint(region)), "");
+        probe(&format!("reader {region}"), "read", &reader_endpoint(region), "");
+    }
+    probe("public name", "dns", PUBLIC_NAME, "");
     text.push_str("\n[cluster.policy]\n");
     for (key, value) in &options.policy {
         text.push_str(&format!("{key} = {value}\n"));

@@ -1,7 +1,7 @@
 //! What counts: a row committed at the writer endpoint of one member, before a deadline.
 //!
-//! The session is kept, so that a probe measures the commit; it is re-made after any failure, and once in a while, so
-//! that a server which takes nobody new is found out. Both are measured.
+//! The session is kept, so that a probe measures the commit, and re-made after any failure. Once in a while another one
+//! is opened beside it, and takes its place: a server that commits and takes nobody new is found out, and is not down.
 
 use super::{Me, Pace, ms_since, outcome_of};
 use crate::bus::{CANARY_SOURCE, Outgoing};
@@ -12,7 +12,7 @@ use crate::envelope::{PROBE_DETAIL_TYPE, probe_detail};
 use statemachine::{ClusterId, Member, Probe, ProbeOutcome, Region};
 use std::time::Duration;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// One member's endpoints as this vantage sees them.
 pub(super) struct Target {
@@ -24,9 +24,10 @@ pub(super) struct Target {
     database: Database,
     writer: Option<(Session, Instant)>,
     reader: Option<Session>,
-    /// What opening the session took in this round.
-    connect_ms: Option<u64>,
 }
+
+/// What opening a session took, or why it could not be opened.
+type Connected = Option<Result<u64, &'static str>>;
 
 impl Target {
     pub(super) fn new(me: Me, cluster: ClusterId, member: &Member, reader: &str, database: Database) -> Self {
@@ -39,7 +40,6 @@ impl Target {
             database,
             writer: None,
             reader: None,
-            connect_ms: None,
         }
     }
 
@@ -58,9 +58,12 @@ impl Target {
 
     async fn probe(&mut self, sequence: u64, settings: &CanarySettings) -> (Probe, statemachine::Timestamp) {
         let (began, reached) = (Instant::now(), self.me.neutral.was_reached());
-        self.connect_ms = None;
-        let written = within(settings.timeout, self.write(settings.reconnect_every)).await;
+        let mut connected = None;
+        let written = within(settings.timeout, self.write(&mut connected)).await;
         let (latency_ms, at) = (ms_since(began), clock::now());
+        if written.is_ok() && self.writer.as_ref().is_some_and(|(_, at)| at.elapsed() >= settings.reconnect_every) {
+            connected = self.reconnect(settings.timeout).await;
+        }
         let outcome = outcome_of(&written);
         let replica = written.as_ref().is_err_and(|error| error.class == "read-only");
         let mut lag_ms = None;
@@ -79,20 +82,21 @@ impl Target {
             outcome,
             self_check: self.me.neutral.check(reached, failed).await,
             latency_ms,
-            connect_ms: self.connect_ms,
+            connect_ms: connected.and_then(Result::ok),
+            connect_failure: connected.and_then(Result::err).map(Into::into),
             dropped: self.me.outbox.sent().dropped,
             lag_ms,
         };
         (probe, at)
     }
 
-    async fn write(&mut self, reconnect_every: Duration) -> Result<(), ProbeError> {
+    async fn write(&mut self, connected: &mut Connected) -> Result<(), ProbeError> {
         let (session, opened) = match self.writer.take() {
-            Some((session, opened)) if opened.elapsed() < reconnect_every => (session, opened),
-            _ => {
+            Some(kept) => kept,
+            None => {
                 let began = Instant::now();
                 let session = self.database.connect(&self.endpoint).await?;
-                self.connect_ms = Some(ms_since(began));
+                *connected = Some(Ok(ms_since(began)));
                 (session, began)
             }
         };
@@ -101,6 +105,21 @@ impl Target {
             self.writer = Some((session, opened));
         }
         written
+    }
+
+    /// Opens another session in the place of the kept one, which stays if that is not possible.
+    async fn reconnect(&mut self, timeout: Duration) -> Connected {
+        let began = Instant::now();
+        match within(timeout, self.database.connect(&self.endpoint)).await {
+            Ok(session) => {
+                self.writer = Some((session, began));
+                Some(Ok(ms_since(began)))
+            }
+            Err(error) => {
+                warn!(region = %self.region, %error, "it commits, and takes no new session");
+                Some(Err(error.class))
+            }
+        }
     }
 
     /// A replica's lag, by its reader endpoint: the writer endpoint of a secondary need not answer on Aurora.

@@ -36,10 +36,11 @@ pub(super) async fn run(settings: &Settings, format: Format) -> Result<()> {
 fn row(item: &Item, now: Timestamp) -> [String; 10] {
     let record = &item.record;
     let votes = record.evidence.tracks.iter().map(|(vantage, track)| {
-        let seen = match (track.isolated, track.failures.len()) {
-            (true, _) => "isolated".into(),
-            (false, 0) => "ok".into(),
-            (false, failures) => format!("{failures} failed ({})", track.last_failure),
+        let seen = match (track.isolated, track.failures.len(), &track.connect_failure) {
+            (true, ..) => "isolated".into(),
+            (false, 0, None) => "ok".into(),
+            (false, 0, Some(class)) => format!("ok, but it takes no new session ({class})"),
+            (false, failures, _) => format!("{failures} failed ({})", track.last_failure),
         };
         format!("{vantage}: {seen}")
     });

@@ -68,6 +68,7 @@ impl Service {
             self_check: SelfCheck::Ok,
             latency_ms: 4,
             connect_ms: None,
+            connect_failure: None,
             dropped: 0,
             lag_ms,
         };

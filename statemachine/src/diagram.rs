@@ -267,6 +267,7 @@ impl Walk {
             self_check: SelfCheck::Ok,
             latency_ms: 5,
             connect_ms: None,
+            connect_failure: None,
             dropped: 0,
             lag_ms: None,
         }

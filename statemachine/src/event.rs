@@ -84,6 +84,9 @@ pub struct Probe {
     /// Part of it that opening the connection took, where that was done anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_ms: Option<u64>,
+    /// Class of the failure, where a new session could not be opened beside one that still commits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_failure: Option<String>,
     /// Results of this incarnation that never left, because the bus could not be reached for too long.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped: u64,

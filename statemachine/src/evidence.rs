@@ -57,6 +57,9 @@ pub struct Track {
     pub failures: Vec<Timestamp>,
     /// Class of the newest failure.
     pub last_failure: String,
+    /// It commits, and a new session was refused when one was last tried: the class of that failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_failure: Option<String>,
     /// Good probes in a row since its last failure or since the suspicion began.
     pub good: u32,
     /// It fails while a quorum succeeds: its failures alone raise no new suspicion.
@@ -205,6 +208,9 @@ impl Evidence {
         }
         track.sequence = probe.sequence;
         track.last_seen = track.last_seen.max(at);
+        if probe.connect_ms.is_some() || probe.connect_failure.is_some() {
+            track.connect_failure.clone_from(&probe.connect_failure);
+        }
         track.isolated = probe.self_check == SelfCheck::Failed && probe.outcome != ProbeOutcome::Ok;
         if track.isolated {
             track.clear();

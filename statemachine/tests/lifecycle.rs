@@ -478,3 +478,20 @@ fn the_loss_is_measured_from_the_newest_heartbeat_that_the_new_primary_has() {
     cluster.done("promote", Report::Promoted { called: true, heartbeat_at, detail: String::new() });
     assert_eq!(cluster.record().episode.as_ref().and_then(|episode| episode.rpo_heartbeat_ms), Some(1_200));
 }
+
+#[test]
+fn a_primary_that_commits_and_takes_no_new_session_is_shown_and_not_down() {
+    let mut cluster = Cluster::healthy(Mode::Auto);
+    let mut give = |connect_ms: Option<u64>, failure: Option<&str>| {
+        cluster.wait(10_000);
+        cluster.sequence += 1;
+        let mut seen = probe("west", cluster.sequence, EAST, "ok");
+        (seen.connect_ms, seen.connect_failure) = (connect_ms, failure.map(Into::into));
+        cluster.give(Event::Probe(seen));
+        let track = &cluster.record().evidence.tracks[&"west".into()];
+        (cluster.state(), track.connect_failure.clone())
+    };
+    assert_eq!(give(None, Some("timeout")), ("healthy", Some("timeout".into())));
+    assert_eq!(give(None, None), ("healthy", Some("timeout".into())), "not tried again yet");
+    assert_eq!(give(Some(3), None), ("healthy", None));
+}

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use aurora_failover::aws::CallError;
 use aurora_failover::bus::{Bus as _, CANARY_SOURCE, EventBridge, Outgoing};
+use aurora_failover::cloudwatch::CloudWatch;
 use aurora_failover::config::{self, PasswordSource, Settings};
 use aurora_failover::envelope::{Channel, Decoder, PROBE_DETAIL_TYPE, probe_detail};
 use aurora_failover::inbox::{Delivery, Inbox, Queue as _};
@@ -14,6 +15,9 @@ use aurora_failover::sqs::{DeadLetters, Sqs};
 use aurora_failover::store::{DynamoDb, HistoryRow, Item, Store as _, StoreError};
 use aurora_failover::{aws, clock, infrastructure};
 use aws_config::SdkConfig;
+use aws_sdk_cloudwatch::error::ProvideErrorMetadata as _;
+use aws_sdk_cloudwatch::primitives::DateTime;
+use aws_sdk_cloudwatch::types::{Dimension, MetricDatum};
 use aws_sdk_route53::types::{Change, ChangeAction, ChangeBatch, ResourceRecord, ResourceRecordSet, RrType};
 use aws_sdk_s3::types::CreateBucketConfiguration;
 use futures::future::{FutureExt as _, LocalBoxFuture};
@@ -32,6 +36,9 @@ pub(crate) const GLOBAL_CLUSTER: &str = "contract";
 pub(crate) const PRIMARY: &str = "us-east-1";
 /// The other region.
 pub(crate) const SECONDARY: &str = "us-west-2";
+
+/// How far the secondary is behind: seconds ago, and milliseconds.
+pub(crate) const LAG: [(u64, u64); 2] = [(150, 40), (1, 7)];
 
 /// One expectation.
 pub(crate) struct Behaviour {
@@ -126,6 +133,11 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         left_out: &[("lab", "it has no secrets: its PostgreSQL asks for no password")],
     },
     Behaviour {
+        name: "CloudWatch: the newest lag of a secondary, with its time",
+        run: || newest_lag().boxed_local(),
+        left_out: &[],
+    },
+    Behaviour {
         name: "RDS: an IAM token is signed for the endpoint and its region",
         run: || iam_token().boxed_local(),
         left_out: &[],
@@ -217,6 +229,7 @@ fn a_probe(cluster: &str) -> Outgoing {
         self_check: SelfCheck::Ok,
         latency_ms: 1,
         connect_ms: None,
+        connect_failure: None,
         dropped: 0,
         lag_ms: None,
     };
@@ -535,6 +548,37 @@ async fn iam_token() -> Result<()> {
     for part in ["Action=connect", "DBUser=failover", "%2Feu-central-1%2Frds-db%2F", "X-Amz-Signature="] {
         ensure!(token.contains(part), "{part} is not in {token}");
     }
+    Ok(())
+}
+
+// ---- CloudWatch ------------------------------------------------------------------------------------------------
+
+async fn newest_lag() -> Result<()> {
+    let mut own = settings("unused");
+    own.region = SECONDARY.into();
+    let client = aws_sdk_cloudwatch::Client::new(&sdk(&own).await);
+    let dimension = |name: &str, value: &str| Dimension::builder().name(name).value(value).build();
+    let cluster = format!("contract-{SECONDARY}");
+    let now = clock::now();
+    // Where it is not measured, as in the lab, it is put there.
+    for (seconds, ms) in LAG {
+        let at = DateTime::from_millis(now.0 as i64 - seconds as i64 * 1000);
+        let datum = MetricDatum::builder().metric_name("AuroraGlobalDBRPOLag").value(ms as f64).timestamp(at);
+        let datum = datum.dimensions(dimension("DBClusterIdentifier", &cluster));
+        let datum = datum.dimensions(dimension("SourceRegion", PRIMARY)).build();
+        let put = client.put_metric_data().namespace("AWS/RDS").metric_data(datum).send().await;
+        let measured = put.as_ref().is_err_and(|error| error.code() == Some("UnknownOperationException"));
+        ensure!(put.is_ok() || measured, "PutMetricData: {put:?}");
+    }
+    let cloudwatch = CloudWatch::new(own.aws.clone());
+    let sources = [Region::from(PRIMARY), Region::from("eu-west-1")];
+    let now = clock::now();
+    let lag = cloudwatch.rpo_lag(&SECONDARY.into(), &cluster, &sources, now).await?;
+    let (ms, at) = lag.context("there is a lag")?;
+    ensure!(ms == 7, "{ms} ms is not the newest");
+    ensure!(at <= now && now.since_ms(at) <= 62_000, "measured {} ms ago", now.since_ms(at));
+    let of_the_writer = cloudwatch.rpo_lag(&PRIMARY.into(), &format!("contract-{PRIMARY}"), &sources, now).await?;
+    ensure!(of_the_writer.is_none(), "a primary has no lag: {of_the_writer:?}");
     Ok(())
 }
 

@@ -120,6 +120,12 @@ impl Databases for PromotedAtOnce {
         Vec::new()
     }
 
+    fn lag(&self, region: &str) -> Vec<(std::time::SystemTime, u64)> {
+        let ago = |seconds| std::time::SystemTime::now() - Duration::from_secs(seconds);
+        let samples = super::behaviours::LAG.map(|(seconds, ms)| (ago(seconds), ms));
+        if region == super::behaviours::SECONDARY { samples.to_vec() } else { Vec::new() }
+    }
+
     fn instances(&self, region: &str) -> Vec<(String, bool)> {
         vec![(format!("{region}-1"), region == super::behaviours::PRIMARY)]
     }

@@ -396,6 +396,7 @@ impl Simulation {
             self_check: if sight == Sight::Isolated { SelfCheck::Failed } else { SelfCheck::Ok },
             latency_ms: if reaches { 5 } else { 1_000 },
             connect_ms: None,
+            connect_failure: None,
             dropped: 0,
             lag_ms,
         };

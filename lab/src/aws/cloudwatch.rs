@@ -4,15 +4,15 @@
 //! `GetMetricData` knows one metric, `AuroraGlobalDBRPOLag` of `AWS/RDS`, by cluster and source region, in the regions
 //! of secondaries. Deliberately absent, and refused: everything else, expressions, and pages.
 
+use super::Databases;
 use super::rds::GlobalCluster;
 use super::wire::{Outcome, Refusal, Reply};
-use super::{Databases, rds};
 use axum::http::HeaderValue;
 use ciborium::tag::Required;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 const NAMESPACE: &str = "AWS/RDS";
 const METRIC: &str = "AuroraGlobalDBRPOLag";
@@ -104,7 +104,7 @@ impl CloudWatch {
         let invalid = |message: String| Refusal::new("InvalidParameterValue", message);
         let asked: GetMetricData =
             ciborium::from_reader(body).map_err(|error| invalid(format!("the lab does not support this: {error}")))?;
-        if !(asked.start_time < asked.end_time) {
+        if asked.start_time >= asked.end_time {
             return Err(invalid("The parameter StartTime must be less than the parameter EndTime.".into()));
         }
         let newest_first = asked.scan_by.as_deref() != Some("TimestampAscending");

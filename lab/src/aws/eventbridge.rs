@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::fault::{FaultKind, Faults};
 use super::pattern::Pattern;
 use super::sqs::Sqs;
 use super::wire::{Outcome, Refusal, Reply, json_reply, json_request, lock};
@@ -24,6 +27,7 @@ pub(super) struct EventBridge {
     account: String,
     sqs: Arc<Sqs>,
     regions: Mutex<HashMap<String, Buses>>,
+    late: Late,
 }
 
 type Buses = BTreeMap<String, BTreeMap<String, Rule>>;
@@ -133,9 +137,16 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Outcome<T> {
     json_request(body, "ValidationException", "ValidationException")
 }
 
+/// What makes events late, or lose their way.
+pub(super) struct Late {
+    pub(super) faults: Faults,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
 impl EventBridge {
-    pub(super) fn new(account: &str, sqs: Arc<Sqs>) -> Arc<Self> {
-        Arc::new(Self { account: account.to_owned(), sqs, regions: Mutex::default() })
+    pub(super) fn new(account: &str, sqs: Arc<Sqs>, late: Late) -> Arc<Self> {
+        Arc::new(Self { account: account.to_owned(), sqs, regions: Mutex::default(), late })
     }
 
     pub(super) fn call(&self, region: &str, action: &str, body: &[u8]) -> Reply {
@@ -155,11 +166,12 @@ impl EventBridge {
         json_reply("1.1", "", outcome)
     }
 
-    /// Publishes an AWS service's own event on the default bus of a region.
+    /// Publishes an event of RDS on the default bus of a region: best effort, as in AWS. Some come late, some never, if
+    /// a fault says so.
     pub(super) fn publish(
-        &self,
+        self: &Arc<Self>,
         region: &str,
-        source: &str,
+        code: &str,
         detail_type: &str,
         resource: String,
         detail: Map<String, Value>,
@@ -168,14 +180,25 @@ impl EventBridge {
             version: "0",
             id: uuid::Uuid::new_v4().to_string(),
             detail_type: detail_type.to_owned(),
-            source: source.to_owned(),
+            source: "aws.rds".to_owned(),
             account: self.account.clone(),
             time: whole_second(Timestamp::now()),
             region: region.to_owned(),
             resources: vec![resource],
             detail,
         };
-        self.route(DEFAULT_BUS, &event);
+        match self.late.faults.draw_event(region, code) {
+            Some(FaultKind::Lost) => tracing::info!(code, "an event of RDS is lost"),
+            Some(FaultKind::Latency(latency)) => {
+                let bus = Arc::clone(self);
+                let later = async move {
+                    tokio::time::sleep(latency).await;
+                    bus.route(DEFAULT_BUS, &event);
+                };
+                self.late.tasks.spawn(self.late.stop.clone().run_until_cancelled_owned(later));
+            }
+            _ => self.route(DEFAULT_BUS, &event),
+        }
     }
 
     fn create_bus(&self, region: &str, request: CreateEventBus) -> Outcome<Value> {

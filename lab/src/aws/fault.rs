@@ -25,7 +25,12 @@ pub enum FaultKind {
     LostReply,
     /// It is carried out, and the connection breaks in the middle of the answer.
     Reset,
+    /// An event of RDS never arrives.
+    Lost,
 }
+
+/// Stands for the events of RDS among the services.
+const RDS_EVENTS: &str = "rds-events";
 
 /// A fault of some calls: `SERVICE[.ACTION][@REGION]=KIND:PERCENT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,11 +43,27 @@ pub struct Fault {
 }
 
 impl Fault {
-    fn meets(&self, call: &Call) -> bool {
-        let all = self.service == "all";
-        (all || self.service == call.service)
-            && self.action.as_ref().is_none_or(|action| *action == call.action)
-            && self.region.as_ref().is_none_or(|region| *region == call.region)
+    fn meets(&self, service: &str, action: &str, region: &str) -> bool {
+        let all = self.service == "all" && service != RDS_EVENTS;
+        (all || self.service == service)
+            && self.action.as_ref().is_none_or(|own| own == action)
+            && self.region.as_ref().is_none_or(|own| own == region)
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn order(&self) -> String {
+        let action = self.action.as_ref().map(|action| format!(".{action}")).unwrap_or_default();
+        let region = self.region.as_ref().map(|region| format!("@{region}")).unwrap_or_default();
+        let kind = match self.kind {
+            FaultKind::Latency(latency) => format!("latency-{}ms", latency.as_millis()),
+            FaultKind::ServerError => "server-error".to_owned(),
+            FaultKind::Throttle => "throttle".to_owned(),
+            FaultKind::LostReply => "lost-reply".to_owned(),
+            FaultKind::Reset => "reset".to_owned(),
+            FaultKind::Lost => "lost".to_owned(),
+        };
+        format!("{}{action}{region}={kind}:{}", self.service, self.percent)
     }
 }
 
@@ -70,14 +91,16 @@ impl FromStr for Fault {
             Some((service, action)) => (service, Some(action.to_owned())),
             None => (calls, None),
         };
-        if !["all", "dynamodb", "sqs", "events", "rds", "route53", "s3"].contains(&service) {
-            bail!("{service:?} is no service of the lab: all, dynamodb, sqs, events, rds, route53, s3; {SHAPE}");
+        let services = ["all", "dynamodb", "sqs", "events", "rds", "monitoring", "route53", "s3", RDS_EVENTS];
+        if !services.contains(&service) {
+            bail!("{service:?} is no service of the lab: {}; {SHAPE}", services.join(", "));
         }
         let kind = match kind {
             "server-error" => FaultKind::ServerError,
             "throttle" => FaultKind::Throttle,
             "lost-reply" => FaultKind::LostReply,
             "reset" => FaultKind::Reset,
+            "lost" => FaultKind::Lost,
             other => {
                 let ms = other.strip_prefix("latency-").and_then(|rest| rest.strip_suffix("ms")?.parse().ok());
                 let ms = ms.with_context(|| {
@@ -86,6 +109,14 @@ impl FromStr for Fault {
                 FaultKind::Latency(Duration::from_millis(ms))
             }
         };
+        let fits = match kind {
+            FaultKind::Latency(_) => true,
+            FaultKind::Lost => service == RDS_EVENTS,
+            _ => service != RDS_EVENTS,
+        };
+        if !fits {
+            bail!("rds-events come late (latency-5000ms) or are lost, calls are not; {SHAPE}");
+        }
         let percent: u32 = percent.parse().ok().filter(|percent| *percent <= 100).context(SHAPE)?;
         Ok(Self { service: service.to_owned(), action, region, kind, percent })
     }
@@ -109,8 +140,17 @@ impl Faults {
 
     /// What happens to this call; the first fault that is drawn.
     pub(super) fn draw(&self, call: &Call) -> Option<FaultKind> {
+        self.draw_for(&call.service, &call.action, &call.region)
+    }
+
+    /// What happens to this event of RDS.
+    pub(super) fn draw_event(&self, region: &str, code: &str) -> Option<FaultKind> {
+        self.draw_for(RDS_EVENTS, code, region)
+    }
+
+    fn draw_for(&self, service: &str, action: &str, region: &str) -> Option<FaultKind> {
         let (faults, random) = &mut *lock(&self.0);
-        let met = faults.iter().filter(|fault| fault.meets(call));
+        let met = faults.iter().filter(|fault| fault.meets(service, action, region));
         met.map(|fault| (fault.kind, fault.percent))
             .find(|(_, percent)| random.random_range(0..100) < *percent)
             .map(|(kind, _)| kind)
@@ -126,13 +166,14 @@ pub(super) fn refusal(kind: FaultKind, service: &str) -> Option<Reply> {
         (FaultKind::Throttle, "sqs") => (400, "RequestThrottled", "Rate exceeded"),
         (FaultKind::Throttle, "events") => (400, "ThrottlingException", "Rate exceeded"),
         (FaultKind::Throttle, _) => (400, "Throttling", "Rate exceeded"),
-        (FaultKind::Latency(_) | FaultKind::LostReply | FaultKind::Reset, _) => return None,
+        (FaultKind::Latency(_) | FaultKind::LostReply | FaultKind::Reset | FaultKind::Lost, _) => return None,
     };
     let refusal = Refusal::new(code, message).status(status);
     Some(match service {
         "dynamodb" => json_reply("1.0", "com.amazonaws.dynamodb.v20120810#", Err(refusal)),
         "sqs" => json_reply("1.0", "com.amazonaws.sqs#", Err(refusal)),
         "events" => json_reply("1.1", "", Err(refusal)),
+        "monitoring" => super::cloudwatch::failed(&refusal),
         "rds" => xml_error("http://rds.amazonaws.com/doc/2014-10-31/", &refusal),
         _ => xml_error("https://route53.amazonaws.com/doc/2013-04-01/", &refusal),
     })
@@ -155,7 +196,19 @@ mod tests {
         assert_eq!(fault.to_string(), "50 % of route53.ChangeResourceRecordSets in us-east-1: LostReply");
         let slow: Fault = "all=latency-500ms:20".parse().expect("well formed");
         assert_eq!(slow.kind, FaultKind::Latency(Duration::from_millis(500)));
-        for wrong in ["", "rds", "rds=throttle", "rds=nothing:5", "ec2=throttle:5", "rds=throttle:101"] {
+        for text in ["rds-events.RDS-EVENT-0073=lost:100", "all@us-west-2=latency-500ms:20", "rds=throttle:5"] {
+            assert_eq!(text.parse::<Fault>().expect("well formed").order(), text);
+        }
+        for wrong in [
+            "rds-events=throttle:5",
+            "rds=lost:5",
+            "",
+            "rds",
+            "rds=throttle",
+            "rds=nothing:5",
+            "ec2=throttle:5",
+            "rds=throttle:101",
+        ] {
             assert!(wrong.parse::<Fault>().is_err(), "{wrong:?}");
         }
     }

@@ -1,5 +1,5 @@
 //! The lab's AWS: one loopback HTTP endpoint that speaks the wire protocols of DynamoDB, SQS,
-//! EventBridge, RDS, Route 53 and S3 for all regions, as the official SDKs send them.
+//! EventBridge, RDS, CloudWatch, Route 53 and S3 for all regions, as the official SDKs send them.
 //!
 //! Service and region come from the credential scope of the SigV4 `Authorization` header. The
 //! signature itself is **not** verified and there is no IAM: queue and bus policies are stored
@@ -10,6 +10,7 @@
 //! answer, as if its packets were dropped; single calls are delayed, refused, or their answers lost.
 
 mod checker;
+mod cloudwatch;
 mod dynamodb;
 mod eventbridge;
 mod fault;
@@ -110,8 +111,11 @@ impl Aws {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let network = Network::default();
         let sqs = sqs::Sqs::new(&options.account, &url, network.clone());
-        let events = eventbridge::EventBridge::new(&options.account, sqs.clone());
+        let faults = fault::Faults::default();
+        let late = eventbridge::Late { faults: faults.clone(), tasks: tasks.clone(), stop: stop.clone() };
+        let events = eventbridge::EventBridge::new(&options.account, sqs.clone(), late);
         let rds = rds::Rds::new(&options, network.clone(), events.clone(), tasks.clone(), stop.clone())?;
+        let cloudwatch = cloudwatch::CloudWatch::new(options.global_cluster.clone(), options.databases.clone());
         let propagation = Duration::from_millis(options.dns_propagation_ms);
         let zones = options.zones.clone();
         let (route53, publisher) = route53::Route53::new(options.zones, propagation);
@@ -120,7 +124,8 @@ impl Aws {
             network,
             zones,
             s3: s3::S3::default(),
-            faults: fault::Faults::default(),
+            faults,
+            cloudwatch,
             log: Mutex::default(),
             stop: stop.clone(),
             tasks: tasks.clone(),
@@ -177,9 +182,9 @@ impl Aws {
         self.front.route53.create_zone(name)
     }
 
-    /// Puts a CNAME into a hosted zone without HTTP, in sync at once.
-    pub fn put_cname(&self, zone: &str, name: &str, ttl_s: u32, target: &str) -> anyhow::Result<()> {
-        self.front.route53.put(zone, name, RecordKind::Cname, ttl_s, &[target])
+    /// Puts a record into a hosted zone without HTTP, in sync at once.
+    pub fn put_record(&self, zone: &str, name: &str, kind: RecordKind, ttl_s: u32, value: &str) -> anyhow::Result<()> {
+        self.front.route53.put(zone, name, kind, ttl_s, &[value])
     }
 
     /// Makes a bucket without HTTP.
@@ -278,6 +283,7 @@ struct Front {
     sqs: Arc<sqs::Sqs>,
     events: Arc<eventbridge::EventBridge>,
     rds: rds::Rds,
+    cloudwatch: cloudwatch::CloudWatch,
     route53: route53::Route53,
     s3: s3::S3,
     zones: Zones,
@@ -352,7 +358,9 @@ impl Front {
         match fault {
             Some(FaultKind::LostReply) => std::future::pending().await,
             Some(FaultKind::Reset) => fault::broken_off(response),
-            Some(FaultKind::Latency(_) | FaultKind::ServerError | FaultKind::Throttle) | None => response,
+            Some(FaultKind::Latency(_) | FaultKind::ServerError | FaultKind::Throttle | FaultKind::Lost) | None => {
+                response
+            }
         }
     }
 
@@ -363,11 +371,13 @@ impl Front {
             "sqs" => self.sqs.call(region, action, &body).await,
             "events" => self.events.call(region, action, &body),
             "rds" => self.rds.call(region, action, &body),
+            "monitoring" => self.cloudwatch.call(region, action, &body, &self.rds.writer_region()),
             "route53" => self.route53.call(region, parts, &body),
             "s3" => self.s3.call(region, parts, body),
             other => {
-                let message =
-                    format!("the lab has no service '{other}': it has dynamodb, sqs, events, rds, route53 and s3");
+                let message = format!(
+                    "the lab has no service '{other}': it has dynamodb, sqs, events, rds, monitoring, route53, s3"
+                );
                 front_error(parts, Refusal::new("UnknownOperationException", message))
             }
         }
@@ -420,6 +430,7 @@ fn action(service: &str, parts: &Parts, body: &[u8]) -> String {
             .map_or_else(String::new, |(_, action)| action.into_owned()),
         "route53" => route53::action(parts).to_owned(),
         "s3" => s3::action(parts).to_owned(),
+        "monitoring" => cloudwatch::action(parts.uri.path()).to_owned(),
         _ => {
             let target = header(parts, "x-amz-target").unwrap_or_default();
             let prefix = match service {

@@ -10,12 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::ensure;
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ const ENDPOINT_TTL_S: u32 = 1;
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
 /// How long what Aurora does takes, beyond what PostgreSQL needs for it.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Timing {
     /// A move to another region.
@@ -51,6 +51,20 @@ pub struct Timing {
     /// From the moment when an old primary region can be reached until its cluster is made to follow.
     #[serde(with = "humantime_serde")]
     pub resynchronize_after: Duration,
+}
+
+impl Timing {
+    /// As Aurora takes: the documented or usual minutes. A failover to another region "within a few minutes", one
+    /// inside the region in 30 to 60 s of which the detection takes some; a rebuild takes minutes to hours.
+    #[must_use]
+    pub const fn documented() -> Self {
+        Self {
+            failover: Duration::from_secs(120),
+            notice: Duration::from_secs(10),
+            in_region: Duration::from_secs(35),
+            resynchronize_after: Duration::from_secs(300),
+        }
+    }
 }
 
 impl Default for Timing {
@@ -86,6 +100,9 @@ pub trait Databases: Send + Sync {
 
     /// Their addresses, in the same order.
     fn addresses(&self, region: &str) -> Vec<Ipv4Addr>;
+
+    /// How far the cluster of `region` was behind the writer, in milliseconds, and when; oldest first.
+    fn lag(&self, region: &str) -> Vec<(SystemTime, u64)>;
 }
 
 /// The global cluster as it is at the start.
@@ -193,6 +210,11 @@ impl Rds {
         let watch = Arc::clone(&inner).replace_lost_writers();
         inner.tasks.spawn(inner.stop.clone().run_until_cancelled_owned(watch));
         Ok(Self(inner))
+    }
+
+    /// Region of the primary cluster.
+    pub(super) fn writer_region(&self) -> String {
+        lock(&self.0.state).writer.clone()
     }
 
     pub(super) fn call(&self, region: &str, action: &str, body: &[u8]) -> Reply {
@@ -556,7 +578,7 @@ impl Inner {
             "EventID": id,
         });
         let serde_json::Value::Object(detail) = detail else { unreachable!("an object literal") };
-        self.events.publish(region, "aws.rds", detail_type, arn, detail);
+        self.events.publish(region, id, detail_type, arn, detail);
     }
 
     fn describe_global(&self, parameters: &Parameters) -> Outcome<String> {

@@ -1,9 +1,12 @@
 //! Real PostgreSQL in the place of Aurora: two regions, streaming replication between and inside them.
 
 mod binaries;
+mod lag;
 mod node;
 mod proxy;
 mod topology;
+mod website;
 
 pub use binaries::Binaries;
-pub use topology::{Instance, Topology, TopologyOptions, seen_by};
+pub use lag::LagSample;
+pub use topology::{Front, Instance, Topology, TopologyOptions, seen_by};

@@ -1,17 +1,20 @@
 //! In the place of RDS Proxy: a connection of an application outlives the move of the writer.
 //!
-//! Between two statements a client notices nothing: its next one waits until the new writer takes it. A statement that
-//! is under way when the server is lost gets an error, and the connection is kept. Each client has a server session
+//! Between two statements a client notices nothing: its next one waits until the new writer takes it. Before a planned
+//! move the proxy lets statements end and holds new ones ([`Gate`]). A statement that is under way when the server is
+//! lost gets an error, and the connection is kept. Each client has a server session
 //! of its own (no multiplexing), passwords are not looked at, and prepared statements do not survive a move.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 /// Longest message that is carried.
@@ -26,18 +29,70 @@ const OPEN_MAX: Duration = Duration::from_secs(1);
 /// Pause between two attempts.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
+/// Longest time that is given to the statements under way when the writer is about to move.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
+
+/// Holds statements back, and knows how many are under way.
+#[derive(Default)]
+pub(super) struct Gate {
+    held: watch::Sender<bool>,
+    busy: AtomicUsize,
+    left: Notify,
+}
+
+impl Gate {
+    /// From now on no statement begins; returns when none is under way, or soon enough.
+    pub(super) async fn hold(&self) {
+        self.held.send_replace(true);
+        let drained = async {
+            loop {
+                let left = self.left.notified();
+                if self.busy.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                left.await;
+            }
+        };
+        let _some_do_not_end = tokio::time::timeout(DRAIN_MAX, drained).await;
+    }
+
+    /// Statements begin again.
+    pub(super) fn release(&self) {
+        self.held.send_replace(false);
+    }
+
+    /// Waits until a statement may begin, and counts it.
+    async fn enter(&self) {
+        let mut held = self.held.subscribe();
+        loop {
+            // Counted before the look: whoever holds sees the one or the other.
+            self.busy.fetch_add(1, Ordering::SeqCst);
+            if !*held.borrow_and_update() {
+                return;
+            }
+            self.leave();
+            let _the_gate_lives = held.wait_for(|held| !held).await;
+        }
+    }
+
+    fn leave(&self) {
+        self.busy.fetch_sub(1, Ordering::SeqCst);
+        self.left.notify_one();
+    }
+}
+
 const SSL_REQUEST: u32 = 80_877_103;
 
 /// Serves clients for ever; `writer` is the port of the server that they shall reach, and its changes.
-pub(super) async fn serve(listener: TcpListener, writer: watch::Receiver<u16>) {
+pub(super) async fn serve(listener: TcpListener, writer: watch::Receiver<u16>, gate: Arc<Gate>) {
     // Aborted with this task.
     let mut clients = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                let writer = writer.clone();
+                let (writer, gate) = (writer.clone(), Arc::clone(&gate));
                 clients.spawn(async move {
-                    if let Err(error) = Session::run(client, writer).await {
+                    if let Err(error) = Session::run(client, writer, gate).await {
                         tracing::debug!(error = format!("{error:#}"), "a client of the proxy ended");
                     }
                 });
@@ -116,6 +171,9 @@ struct Session {
     to_client: OwnedWriteHalf,
     startup: Vec<u8>,
     writer: watch::Receiver<u16>,
+    gate: Arc<Gate>,
+    /// A statement has begun and is counted at the gate.
+    counted: bool,
     server: Option<Server>,
     /// Answers that the client waits for.
     under_way: u32,
@@ -125,8 +183,14 @@ struct Session {
     skipping: bool,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.ended();
+    }
+}
+
 impl Session {
-    async fn run(client: TcpStream, writer: watch::Receiver<u16>) -> Result<()> {
+    async fn run(client: TcpStream, writer: watch::Receiver<u16>, gate: Arc<Gate>) -> Result<()> {
         client.set_nodelay(true)?;
         let (mut from, mut to_client) = client.into_split();
         let startup = startup(&mut from, &mut to_client).await?;
@@ -135,6 +199,8 @@ impl Session {
             to_client,
             startup,
             writer,
+            gate,
+            counted: false,
             server: None,
             under_way: 0,
             in_transaction: false,
@@ -188,6 +254,9 @@ impl Session {
                     if message.kind == b'Z' {
                         self.under_way = self.under_way.saturating_sub(1);
                         self.in_transaction = message.bytes.get(5) != Some(&b'I');
+                        if self.under_way == 0 && !self.in_transaction {
+                            self.ended();
+                        }
                     }
                     self.to_client.write_all(&message.bytes).await?;
                 }
@@ -203,6 +272,13 @@ impl Session {
             return Ok(());
         }
         ensure!(message.kind != b'X', "the client says goodbye");
+        if !self.counted {
+            self.gate.enter().await;
+            self.counted = true;
+            if self.writer.has_changed()? {
+                self.server = None;
+            }
+        }
         if self.server.is_none() {
             self.open().await?;
         }
@@ -228,9 +304,17 @@ impl Session {
                 said.extend_from_slice(&[b'Z', 0, 0, 0, 5, b'I']);
             }
             (self.under_way, self.in_transaction) = (0, false);
+            self.ended();
             self.to_client.write_all(&said).await?;
         }
         Ok(())
+    }
+
+    /// No statement is under way.
+    fn ended(&mut self) {
+        if std::mem::take(&mut self.counted) {
+            self.gate.leave();
+        }
     }
 }
 

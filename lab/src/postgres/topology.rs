@@ -7,8 +7,10 @@
 //! hidden ports, past all faults.
 
 use super::binaries::Binaries;
+use super::lag::{LagSample, LagSampler};
 use super::node::{self, Launcher, Node, RunAs};
-use super::proxy;
+use super::proxy::{self, Gate};
+use super::website;
 use crate::aws::Databases;
 use crate::link::{Link, bind_same_port};
 use crate::reaper::Reaper;
@@ -19,9 +21,9 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_postgres::Client;
 
 /// Pause between two heartbeats, and so the resolution of the lag.
@@ -108,6 +110,8 @@ struct Cuts {
     views: BTreeSet<(usize, String)>,
     /// Nothing is replicated between the regions.
     replication: bool,
+    /// Regions whose website does not answer.
+    websites: BTreeSet<String>,
 }
 
 /// The running servers.
@@ -123,9 +127,15 @@ pub struct Topology {
     following: Mutex<BTreeSet<&'static str>>,
     paths: Vec<Path>,
     cuts: Mutex<Cuts>,
-    /// Port of each region's head, for its proxy.
+    /// Port of each region's head, for its proxy, its website and its lag.
     head_ports: BTreeMap<String, watch::Sender<u16>>,
-    proxies: Vec<JoinHandle<()>>,
+    /// What holds statements back in each region's proxy.
+    gates: BTreeMap<String, Arc<Gate>>,
+    /// Proxies and websites.
+    _fronts: JoinSet<()>,
+    lag: LagSampler,
+    /// What makes a server slow, while it does.
+    slowed: Mutex<BTreeMap<String, AbortHandle>>,
     writer: watch::Sender<&'static str>,
     heartbeat: JoinHandle<()>,
 }
@@ -133,12 +143,39 @@ pub struct Topology {
 impl Drop for Topology {
     fn drop(&mut self) {
         self.heartbeat.abort();
-        self.proxies.iter().for_each(JoinHandle::abort);
+        self.slowed.lock().expect("no panic while it is held").values().for_each(AbortHandle::abort);
     }
 }
 
-/// Last number of every proxy's address.
-const PROXY: u8 = 9;
+/// What stands in front of a region's servers, each at an address of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// In the place of RDS Proxy.
+    Proxy,
+    /// The application's website.
+    Website,
+}
+
+impl Front {
+    /// Last number of its address.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Proxy => 9,
+            Self::Website => 8,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Website => "website",
+        }
+    }
+}
+
+/// How long a slowed server is stopped, and then goes on, again and again.
+const SLOW_STOPPED: Duration = Duration::from_millis(60);
+const SLOW_RUNS: Duration = Duration::from_millis(10);
 
 fn public_ip(node: &str) -> Ipv4Addr {
     let [region, number] = node.as_bytes() else { panic!("{node} is no server") };
@@ -165,14 +202,20 @@ impl Topology {
         let dir = options.dir.clone();
         let launcher = Launcher { binaries: binaries.clone(), reaper: Arc::clone(reaper), run_as, dir };
 
-        let mut proxies = Vec::new();
+        let mut fronts = JoinSet::new();
         let mut head_ports = BTreeMap::new();
+        let mut gates = BTreeMap::new();
         let mut doors = Vec::new();
         for region in [&options.primary_region, &options.secondary_region] {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-            doors.push((region.clone(), listener.local_addr()?));
             let port = watch::Sender::new(0);
-            proxies.push(tokio::spawn(proxy::serve(listener, port.subscribe())));
+            let gate = Arc::<Gate>::default();
+            let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+            doors.push((region.clone(), Front::Proxy, proxy.local_addr()?));
+            fronts.spawn(proxy::serve(proxy, port.subscribe(), Arc::clone(&gate)));
+            gates.insert(region.clone(), gate);
+            let site = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+            doors.push((region.clone(), Front::Website, site.local_addr()?));
+            fronts.spawn(website::serve(site, region.clone(), options.database.clone(), port.subscribe()));
             head_ports.insert(region.clone(), port);
         }
         let (port, paths) = links(&options, &doors)?;
@@ -180,6 +223,7 @@ impl Topology {
         let ports: Arc<Mutex<BTreeMap<&'static str, u16>>> = Arc::default();
         let writer = watch::Sender::new("a1");
         let heartbeat = tokio::spawn(beat(writer.subscribe(), Arc::clone(&ports), options.database.clone()));
+        let lag = LagSampler::start(&head_ports, &options.database);
         let topology = Self {
             options,
             port,
@@ -191,7 +235,10 @@ impl Topology {
             paths,
             cuts: Mutex::default(),
             head_ports,
-            proxies,
+            gates,
+            _fronts: fronts,
+            lag,
+            slowed: Mutex::default(),
             writer,
             heartbeat,
         };
@@ -221,10 +268,16 @@ impl Topology {
         SocketAddr::from((public_ip(node), self.port))
     }
 
-    /// Public address of the proxy in front of the region's writer.
+    /// Public address of what stands in front of the region's servers.
     #[must_use]
-    pub fn proxy_address(&self, region: &str) -> SocketAddr {
-        SocketAddr::from((proxy_ip(&self.options, region), self.port))
+    pub fn front_address(&self, front: Front, region: &str) -> SocketAddr {
+        SocketAddr::from((front_ip(&self.options, front, region), self.port))
+    }
+
+    /// How far the regions were behind the writer so far.
+    #[must_use]
+    pub fn lag_samples(&self) -> Vec<LagSample> {
+        self.lag.samples()
     }
 
     /// How to reach a node past all faults, as superuser.
@@ -268,6 +321,16 @@ impl Topology {
         self.cut(|cuts| cuts.views.remove(&(vantage, region.into())));
     }
 
+    /// The region's website does not answer from now on; the databases do.
+    pub fn lose_website(&self, region: &str) {
+        self.cut(|cuts| cuts.websites.insert(region.into()));
+    }
+
+    /// It does again.
+    pub fn heal_website(&self, region: &str) {
+        self.cut(|cuts| cuts.websites.remove(region));
+    }
+
     fn cut(&self, change: impl FnOnce(&mut Cuts) -> bool) {
         let mut cuts = self.cuts.lock().expect("no panic while it is held");
         if !change(&mut cuts) {
@@ -275,7 +338,9 @@ impl Topology {
         }
         let is_cut = |path: &&Path| {
             let replicates = self.options.primary_region == path.to || self.options.secondary_region == path.to;
-            (cuts.replication && replicates)
+            let website = path.to == Front::Website.name() && cuts.websites.contains(&path.regions[0]);
+            website
+                || (cuts.replication && replicates)
                 || path
                     .regions
                     .iter()
@@ -315,6 +380,41 @@ impl Topology {
     pub async fn hang(&self, node: &str) -> Result<()> {
         self.nodes.lock().await.get(node).with_context(|| format!("{node} is no server"))?.hang();
         Ok(())
+    }
+
+    /// A server does nothing most of the time from now on, as by overload: slow, but alive.
+    ///
+    /// # Errors
+    /// When there is no such server.
+    pub async fn slow(self: &Arc<Self>, node: &str) -> Result<()> {
+        self.unhang(node).await?;
+        let (topology, name) = (Arc::downgrade(self), node.to_owned());
+        let slowing = tokio::spawn(async move {
+            loop {
+                let Some(topology) = topology.upgrade() else { return };
+                let _it_may_have_ended = topology.hang(&name).await;
+                tokio::time::sleep(SLOW_STOPPED).await;
+                let _it_may_have_ended = topology.unhang(&name).await;
+                drop(topology);
+                tokio::time::sleep(SLOW_RUNS).await;
+            }
+        });
+        let mut slowed = self.slowed.lock().expect("no panic while it is held");
+        if let Some(earlier) = slowed.insert(node.into(), slowing.abort_handle()) {
+            earlier.abort();
+        }
+        Ok(())
+    }
+
+    /// It is as fast as ever again.
+    ///
+    /// # Errors
+    /// When there is no such server.
+    pub async fn unslow(&self, node: &str) -> Result<()> {
+        if let Some(slowing) = self.slowed.lock().expect("no panic while it is held").remove(node) {
+            slowing.abort();
+        }
+        self.unhang(node).await
     }
 
     /// They go on.
@@ -531,30 +631,28 @@ impl Topology {
     }
 }
 
-/// Public addresses and replication between the regions; none leads anywhere yet.
-fn links(options: &TopologyOptions, proxies: &[(String, SocketAddr)]) -> Result<(u16, Vec<Path>)> {
+/// Public addresses and replication between the regions; none leads anywhere yet but those of the fronts.
+fn links(options: &TopologyOptions, fronts: &[(String, Front, SocketAddr)]) -> Result<(u16, Vec<Path>)> {
     let region = |node: &str| if node.starts_with('a') { &options.primary_region } else { &options.secondary_region };
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
     let mut doors = Vec::new();
     for vantage in 0..=options.vantage_regions.len() {
         for (node, _) in NODES {
-            doors.push((vantage, node, IpAddr::from(seen_by(vantage, public_ip(node)))));
+            doors.push((vantage, region(node), node, public_ip(node), nowhere));
+        }
+        for (region, front, target) in fronts {
+            doors.push((vantage, region, front.name(), front_ip(options, *front, region), *target));
         }
     }
-    let ips = doors.iter().map(|(_, _, ip)| *ip);
-    let ips: Vec<IpAddr> = ips.chain(proxies.iter().map(|(region, _)| proxy_ip(options, region).into())).collect();
-    let mut listeners = bind_same_port(&ips)?;
+    let ips: Vec<IpAddr> = doors.iter().map(|(vantage, .., ip, _)| seen_by(*vantage, *ip).into()).collect();
+    let listeners = bind_same_port(&ips)?;
     let port = listeners[0].local_addr()?.port();
     let mut paths = Vec::new();
-    for ((region, proxy), listener) in proxies.iter().zip(listeners.split_off(doors.len())) {
-        let link = Link::open(&format!("proxy of {region}"), listener, *proxy)?;
-        paths.push(Path { regions: vec![region.clone()], vantage: 0, to: "proxy".into(), link });
-    }
-    for ((vantage, node, _), listener) in doors.into_iter().zip(listeners) {
-        let link = Link::open(&format!("{vantage} to {node}"), listener, nowhere)?;
+    for ((vantage, region, to, _, target), listener) in doors.into_iter().zip(listeners) {
+        let link = Link::open(&format!("{vantage} to {to} in {region}"), listener, target)?;
         let own = vantage.checked_sub(1).map(|index| options.vantage_regions[index].clone());
-        let regions = [Some(region(node).clone()), own].into_iter().flatten().collect();
-        paths.push(Path { regions, vantage, to: node.into(), link });
+        let regions = [Some(region.clone()), own].into_iter().flatten().collect();
+        paths.push(Path { regions, vantage, to: to.into(), link });
     }
     let (a, b) = (&options.primary_region, &options.secondary_region);
     for (from, to) in [(a, b), (b, a)] {
@@ -565,8 +663,8 @@ fn links(options: &TopologyOptions, proxies: &[(String, SocketAddr)]) -> Result<
     Ok((port, paths))
 }
 
-fn proxy_ip(options: &TopologyOptions, region: &str) -> Ipv4Addr {
-    Ipv4Addr::new(127, if region == options.primary_region { 10 } else { 20 }, 0, PROXY)
+fn front_ip(options: &TopologyOptions, front: Front, region: &str) -> Ipv4Addr {
+    Ipv4Addr::new(127, if region == options.primary_region { 10 } else { 20 }, 0, front.number())
 }
 
 #[async_trait]
@@ -599,11 +697,20 @@ impl Databases for Topology {
         ensure!(to.is_none_or(|to| to == new), "{} is no other instance of this cluster", to.unwrap_or_default());
         ensure!(old == self.writer(), "in the lab only the primary region's cluster fails over inside its region");
         ensure!(self.nodes.lock().await.get_mut(new).is_some_and(Node::is_alive), "{new} is not available");
-        self.end(old).await?;
-        self.heads.lock().expect("no panic while it is held").insert(region.into(), new);
-        self.point_links();
-        self.make_writer(region).await?;
-        Ok(new.into())
+        let gate = self.gates.get(region).context("a region with a proxy")?;
+        // Whose writer is lost has nothing to end.
+        if self.nodes.lock().await.get_mut(old).is_some_and(Node::is_alive) {
+            gate.hold().await;
+        }
+        let moved = async {
+            self.end(old).await?;
+            self.heads.lock().expect("no panic while it is held").insert(region.into(), new);
+            self.point_links();
+            self.make_writer(region).await
+        };
+        let moved = moved.await;
+        gate.release();
+        moved.map(|()| new.into())
     }
 
     async fn settle(&self) -> Result<()> {
@@ -637,6 +744,11 @@ impl Databases for Topology {
 
     fn addresses(&self, region: &str) -> Vec<Ipv4Addr> {
         self.instances(region).iter().map(|instance| public_ip(&instance.id)).collect()
+    }
+
+    fn lag(&self, region: &str) -> Vec<(SystemTime, u64)> {
+        let samples = self.lag_samples().into_iter().filter(|sample| sample.region == region);
+        samples.map(|sample| (sample.at, sample.ms)).collect()
     }
 }
 

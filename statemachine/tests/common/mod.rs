@@ -196,6 +196,7 @@ pub fn probe(vantage: &str, sequence: u64, target: &str, outcome: &str) -> Probe
         self_check,
         latency_ms: 3,
         connect_ms: None,
+        connect_failure: None,
         dropped: 0,
         lag_ms: None,
     }
