@@ -15,15 +15,15 @@ use crate::clock::Clock;
 use crate::config::{ClusterSettings, Settings};
 use crate::effects::{Task, World};
 use crate::inbox::{Delivery, Inbox};
-use crate::store::{HistoryRow, Item, Store, StoreError};
+use crate::store::{HistoryRow, Item, PROBES_KEPT, SeenProbe, Store, StoreError};
 use crate::telemetry::{self, Health};
 use futures::future::join_all;
 use statemachine::{
-    ClaimToken, Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, Event,
-    EventId, Evidence, Outcome, Pending, Reason, Record, Timestamp, Verdict, due_effects, invariants, next_wakeup,
-    step,
+    ClaimToken, Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, EpisodeId,
+    Event, EventId, Evidence, Outcome, Pending, ProbeOutcome, Reason, Record, Timestamp, Verdict, due_effects,
+    invariants, next_wakeup, step,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -195,6 +195,7 @@ struct Before {
     evidence: Evidence,
     last_now: Timestamp,
     hold: Option<&'static str>,
+    episode: Option<EpisodeId>,
     /// All of it, when no episode was open.
     quiet: Option<Box<Record>>,
 }
@@ -206,6 +207,7 @@ impl Before {
             evidence: record.evidence.clone(),
             last_now: record.last_now,
             hold: record.hold.as_ref().map(|hold| hold.reason.name()),
+            episode: record.episode.as_ref().map(|episode| episode.id.clone()),
             quiet: record.episode.is_none().then(|| Box::new(record.clone())),
         }
     }
@@ -233,6 +235,8 @@ struct ClusterTask {
     running: JoinSet<()>,
     scan_at: Instant,
     listening_since: Timestamp,
+    /// Probes that the next row tells of.
+    unstored: VecDeque<SeenProbe>,
 }
 
 impl ClusterTask {
@@ -241,7 +245,19 @@ impl ClusterTask {
         let (results, arrived) = mpsc::unbounded_channel();
         let (running, scan_at) = (JoinSet::new(), Instant::now());
         let listening_since = world.clock.now();
-        Self { settings, controller, store, world, loaded: None, results, arrived, running, scan_at, listening_since }
+        Self {
+            settings,
+            controller,
+            store,
+            world,
+            loaded: None,
+            results,
+            arrived,
+            running,
+            scan_at,
+            listening_since,
+            unstored: VecDeque::new(),
+        }
     }
 
     async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>, stop: CancellationToken) {
@@ -383,6 +399,7 @@ impl ClusterTask {
             }
             if !decision.verdict.is_durable() {
                 debug!(cluster = %self.settings.id, event = envelope.event.name(), verdict = ?decision.verdict, "not stored");
+                self.note(envelope, &decision);
                 self.loaded = Some(Loaded { record: decision.record, version, last_hash });
                 return Ok(());
             }
@@ -397,6 +414,23 @@ impl ClusterTask {
             }
         }
         Err(TurnError::Conflicts)
+    }
+
+    /// A probe that gets no row of its own, and that another policy might have decided by.
+    fn note(&mut self, envelope: &Envelope, decision: &Decision) {
+        let Event::Probe(probe) = &envelope.event else { return };
+        let counts = match decision.verdict {
+            Verdict::Ignored { reason } => reason == Reason::VantageIsolated,
+            _ => true,
+        };
+        let telling = decision.record.episode.is_some() || probe.outcome != ProbeOutcome::Ok;
+        if !counts || !telling || probe.target != decision.record.primary {
+            return;
+        }
+        if self.unstored.len() == PROBES_KEPT {
+            self.unstored.pop_front();
+        }
+        self.unstored.push_back(SeenProbe::of(probe, envelope.at));
     }
 
     async fn store_turn(
@@ -414,6 +448,7 @@ impl ClusterTask {
         let item = Item { version, decision_id: row.decision_id.clone(), record: decision.record, row };
         self.store.commit(&item).await?;
         self.store.append(&item.row).await?;
+        self.unstored.clear();
         report(&item.row, &item.record, decision.verdict);
         telemetry::turn(&item.row, held, item.record.hold.as_ref().map(|hold| hold.reason.name()));
         telemetry::record(&item.record, now);
@@ -451,10 +486,17 @@ impl ClusterTask {
             claimed: decision.claimed.clone(),
             answer: decision.answer.clone(),
             episode: match &decision.closed {
-                Some((episode, _)) => Some(episode.clone()),
+                Some((episode, _)) => Some(episode.id.clone()),
                 None => record.episode.as_ref().map(|episode| episode.id.clone()),
             },
+            opened: record
+                .episode
+                .as_ref()
+                .map(|episode| episode.id.clone())
+                .filter(|id| before.episode.as_ref() != Some(id)),
+            closed: decision.closed.as_ref().map(|(episode, _)| episode.clone()),
             outcome: decision.closed.as_ref().map(|(_, outcome)| *outcome),
+            probes: self.unstored.iter().cloned().collect(),
             epoch: record.epoch,
             actor: match &envelope.event {
                 Event::Probe(probe) => probe.vantage.to_string(),

@@ -116,6 +116,8 @@ struct Which {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Start the two regions and leave them running, to break things in; also without a command.
+    Up(Options),
     /// Start a lab, carry a scenario out, print what happened.
     ///
     /// Exits with 0 only if every step went as planned and what came of it is as the scenario expects.
@@ -194,6 +196,7 @@ pub fn run(lab: Lab) -> ExitCode {
 async fn dispatch(lab: Lab) -> Result<ExitCode> {
     match lab.command {
         None => up(&lab.options).await,
+        Some(Command::Up(options)) => up(&options).await,
         Some(Command::Drill(drill)) => drill.run().await,
         Some(Command::Replay(replay)) => replay.run().await,
         Some(Command::InRegion { clients, json }) => {

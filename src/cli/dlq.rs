@@ -1,6 +1,6 @@
 //! `aurora-failover dlq`: what could not be used, why, and the way back.
 
-use super::{ConfigFile, Format, Output, show};
+use super::{ConfigFile, Format, Output, show, show_as};
 use anyhow::{Result, bail};
 use aurora_failover::config::Settings;
 use aurora_failover::envelope::{Channel, Decoder};
@@ -83,7 +83,7 @@ fn found<'a>(letters: &'a [DeadLetter], id: &str) -> Result<&'a DeadLetter> {
 
 async fn list(settings: &Settings, format: Format, limit: usize) -> Result<()> {
     let (_, letters) = look(settings, limit).await?;
-    if format == Format::Json {
+    if format != Format::Table {
         let shown = letters.iter().map(|letter| {
             serde_json::json!({
                 "id": letter.id,
@@ -92,7 +92,7 @@ async fn list(settings: &Settings, format: Format, limit: usize) -> Result<()> {
                 "body": letter.body,
             })
         });
-        return show(&serde_json::to_string_pretty(&shown.collect::<Vec<_>>())?);
+        return show_as(format, &shown.collect::<Vec<_>>());
     }
     if letters.is_empty() {
         return show(&format!("Queue {} is empty: everything could be used.", settings.dead_letter_queue));

@@ -1,101 +1,176 @@
 //! `aurora-failover history`: what was decided, and why.
 
-use super::{Format, show};
+use super::{ConfigFile, Format, Output, show, show_as, when};
 use anyhow::{Result, bail};
+use aurora_failover::audit::explain;
 use aurora_failover::config::Settings;
-use aurora_failover::store::{DynamoDb, HistoryRow, Store as _};
+use aurora_failover::store::{DynamoDb, HistoryRow, Path};
 use aurora_failover::{aws, clock};
+use clap::Args;
 use comfy_table::{Table, presets};
-use statemachine::{ClusterId, Event, GuardResult, Outcome, ProbeOutcome, Report};
+use statemachine::{ClusterId, Timestamp};
 
-pub(super) async fn run(settings: &Settings, format: Format, cluster: Option<String>, limit: usize) -> Result<()> {
-    let cluster = match (cluster, settings.clusters.as_slice()) {
-        (Some(cluster), _) => ClusterId(cluster),
-        (None, [only]) => only.id.clone(),
-        (None, several) => {
-            let names: Vec<_> = several.iter().map(|c| c.id.as_str()).collect();
-            bail!("the configuration has several clusters; pass --cluster with one of: {}", names.join(", "));
-        }
-    };
-    let sdk = aws::load(&settings.region, &settings.aws).await;
-    let rows = DynamoDb::new(&sdk, &settings.table).history(&cluster, limit).await?;
-    if format == Format::Json {
-        return show(&serde_json::to_string_pretty(&rows)?);
+/// Which rows.
+#[derive(Args)]
+pub(super) struct History {
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    which: Which,
+    /// At most this many turns.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    limit: usize,
+}
+
+/// A choice of rows.
+#[derive(Args, Clone)]
+pub(super) struct Which {
+    /// Which cluster; all of them with `--since` or `--actor` and without it, or the only one.
+    #[arg(long)]
+    pub(super) cluster: Option<String>,
+    /// From this time on: 1h (ago), or 2026-11-23T12:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    since: Option<Timestamp>,
+    /// Until this time.
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    until: Option<Timestamp>,
+    /// Brought by this vantage, controller or operator.
+    #[arg(long)]
+    actor: Option<String>,
+    /// Of this episode.
+    #[arg(long, value_name = "ID")]
+    episode: Option<String>,
+    /// In this state after the turn.
+    #[arg(long)]
+    state: Option<String>,
+    /// That closed an episode so: completed, averted, cancelled, failed.
+    #[arg(long)]
+    outcome: Option<String>,
+    /// Made by this rule, such as quorum-confirmed.
+    #[arg(long)]
+    rule: Option<String>,
+    /// On an event of this kind: probe, observation, lag, command, rds, alarm, result, claim, configured, tick.
+    #[arg(long, value_name = "KIND")]
+    event: Option<String>,
+}
+
+impl Which {
+    /// The cluster that is meant, when one has to be.
+    pub(super) fn one(&self, settings: &Settings) -> Result<ClusterId> {
+        super::one_cluster(settings, self.cluster.clone())
     }
+
+    /// The way to the rows that reads the fewest.
+    pub(super) async fn path(&self, settings: &Settings, store: &DynamoDb) -> Result<Option<Path>> {
+        let until = self.until.unwrap_or_else(clock::now);
+        let since = self.since.unwrap_or(Timestamp(0));
+        if let (Some(actor), None) = (&self.actor, &self.episode) {
+            return Ok(Some(Path::Actor { actor: actor.clone(), since, until }));
+        }
+        let named = self.cluster.is_some() || self.episode.is_some() || settings.clusters.len() == 1;
+        if !named {
+            if self.since.is_none() {
+                return self.one(settings).map(|_| None);
+            }
+            return Ok(Some(Path::Fleet { since, until }));
+        }
+        let cluster = match (&self.cluster, &self.episode) {
+            (None, Some(episode)) => super::cluster_of(settings, episode)?,
+            _ => self.one(settings)?,
+        };
+        let (mut from, mut to) = (0, u64::MAX);
+        if let Some(id) = &self.episode {
+            let entry = super::episodes::find(store, &cluster, id).await?;
+            (from, to) = (entry.opened_version, entry.closed_version.unwrap_or(u64::MAX));
+        }
+        if let Some(since) = self.since {
+            match store.version_at(&cluster, since).await? {
+                Some(version) => from = from.max(version),
+                None => return Ok(None),
+            }
+        }
+        if let Some(until) = self.until {
+            let after = Timestamp(until.0.saturating_add(1));
+            match store.version_at(&cluster, after).await? {
+                Some(0 | 1) => return Ok(None),
+                Some(version) => to = to.min(version - 1),
+                None => {}
+            }
+        }
+        Ok(Some(Path::Cluster { cluster, from, to }))
+    }
+
+    /// Is it one of them?
+    pub(super) fn meets(&self, row: &HistoryRow) -> bool {
+        let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|wanted| wanted == value);
+        let outcome = row.outcome.map(|outcome| word(&outcome)).unwrap_or_default();
+        is(&self.cluster, row.cluster.as_str())
+            && is(&self.actor, &row.actor)
+            && is(&self.state, &row.to)
+            && is(&self.outcome, &outcome)
+            && is(&self.rule, &word(&row.rule))
+            && is(&self.event, row.event.event.name())
+            && self.since.is_none_or(|since| row.at >= since)
+            && self.until.is_none_or(|until| row.at <= until)
+    }
+}
+
+/// A word of the machine as it is stored.
+pub(super) fn word(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+impl History {
+    pub(super) async fn run(self) -> Result<()> {
+        let settings = self.file.load()?;
+        let sdk = aws::load(&settings.region, &settings.aws).await;
+        let store = DynamoDb::new(&sdk, &settings.table);
+        let mut rows = Vec::new();
+        if let Some(path) = self.which.path(&settings, &store).await? {
+            let mut found = store.rows(&path, true);
+            while rows.len() < self.limit {
+                match found.next().await? {
+                    Some(row) if self.which.meets(&row) => rows.push(row),
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+        }
+        if self.output.output != Format::Table {
+            return show_as(self.output.output, &rows);
+        }
+        if rows.is_empty() {
+            bail!("no turn is like that; see `history --help` for what can be asked");
+        }
+        show(&table(&rows, settings.clusters.len() > 1).to_string())?;
+        if rows.len() == self.limit {
+            show(&format!("Only the newest {} turns are shown; pass --limit for more.", self.limit))?;
+        }
+        Ok(())
+    }
+}
+
+fn table(rows: &[HistoryRow], several: bool) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["version", "time (UTC)", "event", "state", "rule", "detail"]);
-    for row in &rows {
+    let cluster = several.then_some("cluster");
+    table.set_header(cluster.into_iter().chain(["version", "time (UTC)", "event", "state", "rule", "detail"]));
+    for row in rows {
         let state = if row.from == row.to { row.to.clone() } else { format!("{} → {}", row.from, row.to) };
-        table.add_row([
+        let cells = [
             row.version.to_string(),
             clock::rfc3339(row.at),
             row.event.event.name().into(),
             state,
             row.rule.sentence().into(),
-            detail(row),
-        ]);
+            explain::facts(row).join("\n"),
+        ];
+        table.add_row(several.then(|| row.cluster.to_string()).into_iter().chain(cells));
     }
-    show(&table.to_string())?;
-    if rows.len() == limit {
-        show(&format!("Only the newest {limit} turns are shown; pass --limit for more."))?;
-    }
-    Ok(())
-}
-
-/// The facts of a turn, briefly.
-fn detail(row: &HistoryRow) -> String {
-    let mut facts = Vec::new();
-    match &row.event.event {
-        Event::Probe(probe) => facts.push(match &probe.outcome {
-            ProbeOutcome::Ok => format!("{} committed in {} ms", probe.vantage, probe.latency_ms),
-            ProbeOutcome::Failed { class } => format!("{} failed: {class}", probe.vantage),
-        }),
-        Event::Observation(seen) => facts.push(match &seen.outcome {
-            ProbeOutcome::Ok => format!("{} by {}: ok in {} ms", seen.name, seen.vantage, seen.latency_ms),
-            ProbeOutcome::Failed { class } => format!("{} by {} failed: {class}", seen.name, seen.vantage),
-        }),
-        Event::Lag(reading) => facts.push(format!("{} is {} ms behind", reading.region, reading.ms)),
-        Event::Result(result) => facts.push(format!("effect {}: {}", result.effect, outcome(&result.outcome))),
-        Event::Claim(_) => facts
-            .push(format!("claimed {}", row.claimed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))),
-        Event::Configured(configured) => facts.push(format!("mode {}", configured.mode.name())),
-        Event::Command(command) => {
-            facts.push(format!("{} by {}: {}", command.order.name(), command.actor, command.reason));
-        }
-        Event::Rds(event) => facts.push(format!("{} about {}", event.code, event.source)),
-        Event::Alarm(alarm) => {
-            facts.push(format!("{} is {}", alarm.name, if alarm.in_alarm { "in alarm" } else { "not in alarm" }));
-        }
-        Event::Tick => {}
-    }
-    facts.extend(row.answer.clone());
-    facts.extend(row.guards.iter().map(guard));
-    facts.extend(
-        row.effects.iter().map(|pending| format!("effect {} asked for: {}", pending.id, pending.effect.name())),
-    );
-    facts.join("\n")
-}
-
-fn guard(result: &GuardResult) -> String {
-    let inputs: Vec<String> = result.inputs.iter().map(|input| format!("{}={}", input.name, input.value)).collect();
-    format!("guard {} {} ({})", result.guard.name(), if result.pass { "passes" } else { "refuses" }, inputs.join(", "))
-}
-
-fn outcome(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Done { report } => match report {
-            Report::Assessed(assessment) => format!("{} says {}", assessment.asked, assessment.status),
-            Report::Promoted { detail, .. } | Report::Rerouted { detail, .. } | Report::Verified { detail } => {
-                detail.clone()
-            }
-            Report::Announced => "announced".into(),
-            Report::Fenced { detail } => detail.clone(),
-            Report::FailingOverInRegion => "RDS fails over in the region".into(),
-        },
-        Outcome::InProgress { detail } => format!("in progress: {detail}"),
-        Outcome::Refused { detail } => format!("refused: {detail}"),
-        Outcome::Retry { detail } => format!("failed: {detail}"),
-        Outcome::Unknown { detail } => format!("unknown: {detail}"),
-    }
+    table
 }

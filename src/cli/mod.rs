@@ -1,10 +1,16 @@
 //! The command line: what it accepts, and which module does it.
 
+mod audit;
 mod dlq;
+mod episodes;
+mod explain;
 mod history;
 mod log;
 mod override_;
+mod replay;
+mod report;
 mod status;
+mod when;
 
 use self::log::Log;
 use anyhow::{Context as _, Result, bail};
@@ -27,7 +33,8 @@ use aurora_failover::store::DynamoDb;
 use aurora_failover::telemetry::{self, Health};
 use aurora_failover::{aws, canary, clock, controller, infrastructure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use statemachine::Vantage;
+use serde::Serialize;
+use statemachine::{ClusterId, Vantage};
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -103,19 +110,19 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Show what was decided, and why, newest first.
-    History {
-        #[command(flatten)]
-        file: ConfigFile,
-        #[command(flatten)]
-        output: Output,
-        /// Which cluster; may be left out when the configuration has only one.
-        #[arg(long)]
-        cluster: Option<String>,
-        /// At most this many turns.
-        #[arg(long, default_value_t = 50, value_name = "N")]
-        limit: usize,
-    },
+    /// Show what was decided, and why, newest first: by cluster, time, state, actor, outcome, rule, kind of event.
+    History(history::History),
+    /// List what happened: outages, failovers, switchovers.
+    Episodes(episodes::Episodes),
+    /// Report on one of them: timeline, recovery time, loss, who did what, what was held and why.
+    Episode(episodes::Episode),
+    /// Say why it did what it did, or did not, in sentences.
+    Explain(explain::Explain),
+    /// Check that the history is whole, or take it elsewhere.
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Make stored decisions again; or see what another policy would have decided.
+    Replay(replay::Replay),
     /// Give an order to the machine: pause, approve, abort, failover, switchover …
     ///
     /// Shows what the record says, asks for confirmation, sends the order over the operator bus and waits for the
@@ -157,6 +164,42 @@ enum Format {
     Table,
     /// For programs; stable.
     Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// Prints data for programs.
+fn show_as(format: Format, data: &impl Serialize) -> Result<()> {
+    match format {
+        Format::Yaml => show(serde_saphyr::to_string(data).context("writing YAML")?.trim_end()),
+        Format::Table | Format::Json => show(&serde_json::to_string_pretty(data)?),
+    }
+}
+
+/// The cluster that is meant: the named one, or the only one.
+fn one_cluster(settings: &Settings, named: Option<String>) -> Result<ClusterId> {
+    let names = || settings.clusters.iter().map(|own| own.id.as_str()).collect::<Vec<_>>().join(", ");
+    match (named, settings.clusters.as_slice()) {
+        (Some(name), clusters) => match clusters.iter().find(|own| own.id.as_str() == name) {
+            Some(own) => Ok(own.id.clone()),
+            None => bail!("the configuration has no cluster {name}; it has: {}", names()),
+        },
+        (None, [only]) => Ok(only.id.clone()),
+        (None, _) => bail!("the configuration has several clusters; pass --cluster with one of: {}", names()),
+    }
+}
+
+/// The cluster whose episode this is, by the beginning of its id.
+fn cluster_of(settings: &Settings, episode: &str) -> Result<ClusterId> {
+    let own = settings
+        .clusters
+        .iter()
+        .filter(|own| episode.strip_prefix(own.id.as_str()).is_some_and(|rest| rest.starts_with('-')));
+    // Of `orders` and `orders-eu` the longer one that fits.
+    match own.max_by_key(|own| own.id.as_str().len()) {
+        Some(own) => Ok(own.id.clone()),
+        None => bail!("{episode} is an episode of no configured cluster; `aurora-failover episodes` lists them"),
+    }
 }
 
 /// Runs the command; errors go to standard error with their whole chain.
@@ -172,19 +215,19 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if let Command::Override(command) = cli.command {
-        return runtime.block_on(override_::run(command)).unwrap_or_else(|error| {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        });
-    }
-    match runtime.block_on(dispatch(cli.command)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+    let good = |good: bool| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Override(command) => override_::run(command).await,
+            Command::Audit(command) => audit::run(command).await.map(good),
+            Command::Replay(command) => command.run().await.map(good),
+            command => dispatch(command).await.map(|()| ExitCode::SUCCESS),
         }
-    }
+    });
+    ended.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn dispatch(command: Command) -> Result<()> {
@@ -217,11 +260,12 @@ async fn dispatch(command: Command) -> Result<()> {
             infrastructure::init(&sdk, &settings, |part| println!("ready: {part}")).await
         }
         Command::Status { file, output } => status::run(&file.load()?, output.output).await,
-        Command::History { file, output, cluster, limit } => {
-            history::run(&file.load()?, output.output, cluster, limit).await
-        }
+        Command::History(command) => command.run().await,
+        Command::Episodes(command) => command.run().await,
+        Command::Episode(command) => command.run().await,
+        Command::Explain(command) => command.run().await,
         Command::Dlq(command) => dlq::run(command).await,
-        Command::Override(_) => bail!("it has its own exit codes"),
+        Command::Override(_) | Command::Audit(_) | Command::Replay(_) => bail!("they have their own exit codes"),
         Command::Diagram => show(statemachine::diagram::markdown().trim_end()),
         #[cfg(feature = "lab")]
         Command::Lab(_) => bail!("the lab starts its own runtime"),

@@ -204,7 +204,7 @@ async fn answer(settings: &Settings, store: &DynamoDb, cluster: &ClusterId, nonc
     let began = Instant::now();
     let is_ours = |row: &HistoryRow| matches!(&row.event.event, Event::Command(command) if command.nonce == nonce);
     while began.elapsed() < ANSWER_WITHIN {
-        let rows = store.history(cluster, ROWS).await?;
+        let rows = store.newest(cluster, ROWS).await?;
         if let Some(row) = rows.iter().find(|row| is_ours(row)) {
             let refused = row.rule == Rule::CommandRefused;
             let answer = row.answer.as_deref().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! `aurora-failover status`: what the stored records say.
 
-use super::{Format, show};
+use super::{Format, show, show_as};
 use anyhow::Result;
 use aurora_failover::config::Settings;
 use aurora_failover::store::{DynamoDb, Item, Store as _};
@@ -15,11 +15,11 @@ pub(super) async fn run(settings: &Settings, format: Format) -> Result<()> {
     for cluster in &settings.clusters {
         items.push((&cluster.id, store.load(&cluster.id).await?));
     }
-    if format == Format::Json {
+    if format != Format::Table {
         let found = items.iter().filter_map(|(_, item)| item.as_ref());
         let shown: Vec<_> =
             found.map(|item| serde_json::json!({ "version": item.version, "record": item.record })).collect();
-        return show(&serde_json::to_string_pretty(&shown)?);
+        return show_as(format, &shown);
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);

@@ -1,6 +1,7 @@
-//! The store on DynamoDB. `PK = CLUSTER#<id>`, `SK = STATE | HIST#<version>`; `PK = CONTROLLER`, `SK = LEASE#<queue>`.
+//! The store on DynamoDB. `PK = CLUSTER#<id>`, `SK = STATE | HIST#<version> | EPISODE#<begin>#<id>`; `PK = CONTROLLER`,
+//! `SK = LEASE#<queue>`.
 
-use super::{HistoryRow, Item, Store, StoreError};
+use super::{EpisodeEntry, HistoryRow, Item, Store, StoreError};
 use crate::aws::chain;
 use crate::clock;
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use statemachine::{ClusterId, ControllerId, Record, Timestamp};
+use statemachine::{ClusterId, ControllerId, Episode, EpisodeId, EpisodeOutcome, Record, Timestamp};
 use std::collections::HashMap;
 
 /// Key attributes of the table.
@@ -25,13 +26,13 @@ pub fn is_number(attribute: &str) -> bool {
     attribute == "version"
 }
 
-type Attributes = HashMap<String, AttributeValue>;
+pub(super) type Attributes = HashMap<String, AttributeValue>;
 
 /// The store.
 #[derive(Debug, Clone)]
 pub struct DynamoDb {
-    client: Client,
-    table: String,
+    pub(super) client: Client,
+    pub(super) table: String,
 }
 
 impl DynamoDb {
@@ -41,7 +42,48 @@ impl DynamoDb {
         Self { client: Client::new(sdk), table: table.into() }
     }
 
-    fn failed(&self, operation: &'static str, error: &(dyn std::error::Error + 'static)) -> StoreError {
+    /// Its table.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// Writes an item that is never overwritten.
+    async fn put_once(&self, item: Attributes) -> Result<(), StoreError> {
+        let put = self.client.put_item().table_name(&self.table).set_item(Some(item));
+        match put.condition_expression("attribute_not_exists(SK)").send().await {
+            Ok(_) => Ok(()),
+            Err(SdkError::ServiceError(e)) if e.err().is_conditional_check_failed_exception() => Ok(()),
+            Err(error) => Err(self.failed("PutItem", &error)),
+        }
+    }
+
+    /// The end of an episode, in the index. Says the same however often it is said.
+    async fn note_closed(&self, row: &HistoryRow, closed: &Episode, outcome: EpisodeOutcome) -> Result<(), StoreError> {
+        let sent = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key("PK", partition(&row.cluster))
+            .key("SK", episode_key(&closed.id))
+            .update_expression(
+                "SET closed_version = :version, closed_at = :at, outcome = :outcome, #final = :final, \
+                 id = :id, opened_version = if_not_exists(opened_version, :version), \
+                 opened_at = if_not_exists(opened_at, :began)",
+            )
+            .expression_attribute_names("#final", "final")
+            .expression_attribute_values(":version", number(row.version))
+            .expression_attribute_values(":at", number(row.at.0))
+            .expression_attribute_values(":outcome", json(&outcome))
+            .expression_attribute_values(":final", json(closed))
+            .expression_attribute_values(":id", text(closed.id.as_str()))
+            .expression_attribute_values(":began", number(closed.began_at.0))
+            .send()
+            .await;
+        sent.map(drop).map_err(|error| self.failed("UpdateItem", &error))
+    }
+
+    pub(super) fn failed(&self, operation: &'static str, error: &(dyn std::error::Error + 'static)) -> StoreError {
         StoreError::Call { operation, table: self.table.clone(), detail: chain(error) }
     }
 }
@@ -90,18 +132,13 @@ impl Store for DynamoDb {
     }
 
     async fn append(&self, row: &HistoryRow) -> Result<(), StoreError> {
-        let sent = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(write_row(row)))
-            .condition_expression("attribute_not_exists(SK)")
-            .send()
-            .await;
-        match sent {
-            Ok(_) => Ok(()),
-            Err(SdkError::ServiceError(e)) if e.err().is_conditional_check_failed_exception() => Ok(()),
-            Err(error) => Err(self.failed("PutItem", &error)),
+        self.put_once(write_row(row)).await?;
+        if let (Some(closed), Some(outcome)) = (&row.closed, row.outcome) {
+            self.note_closed(row, closed, outcome).await?;
+        }
+        match &row.opened {
+            Some(opened) => self.put_once(write_opened(row, opened)).await,
+            None => Ok(()),
         }
     }
 
@@ -131,45 +168,17 @@ impl Store for DynamoDb {
             Err(error) => Err(self.failed("PutItem", &error)),
         }
     }
-
-    async fn history(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<HistoryRow>, StoreError> {
-        let mut rows = Vec::new();
-        let mut start: Option<Attributes> = None;
-        loop {
-            let page = self
-                .client
-                .query()
-                .table_name(&self.table)
-                .consistent_read(true)
-                .scan_index_forward(false)
-                .key_condition_expression("PK = :pk AND begins_with(SK, :hist)")
-                .expression_attribute_values(":pk", partition(cluster))
-                .expression_attribute_values(":hist", text("HIST#"))
-                .limit(i32::try_from(limit - rows.len()).unwrap_or(i32::MAX))
-                .set_exclusive_start_key(start.take())
-                .send()
-                .await
-                .map_err(|error| self.failed("Query", &error))?;
-            for attributes in page.items() {
-                rows.push(read_row(cluster, attributes)?);
-            }
-            start = page.last_evaluated_key;
-            if start.is_none() || rows.len() >= limit {
-                return Ok(rows);
-            }
-        }
-    }
 }
 
-fn text(value: impl Into<String>) -> AttributeValue {
+pub(super) fn text(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
 }
 
-fn number(value: u64) -> AttributeValue {
+pub(super) fn number(value: u64) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
-fn partition(cluster: &ClusterId) -> AttributeValue {
+pub(super) fn partition(cluster: &ClusterId) -> AttributeValue {
     text(format!("CLUSTER#{cluster}"))
 }
 
@@ -191,6 +200,42 @@ fn write_item(item: &Item) -> Attributes {
         ("record".into(), json(record)),
         ("row".into(), json(&item.row)),
     ])
+}
+
+/// Episodes sort by their beginning, which is the last part of their id.
+fn episode_key(id: &EpisodeId) -> AttributeValue {
+    let began: u64 = id.as_str().rsplit('-').next().and_then(|began| began.parse().ok()).unwrap_or_default();
+    text(format!("EPISODE#{began:020}#{id}"))
+}
+
+fn write_opened(row: &HistoryRow, opened: &EpisodeId) -> Attributes {
+    HashMap::from([
+        ("PK".into(), partition(&row.cluster)),
+        ("SK".into(), episode_key(opened)),
+        ("id".into(), text(opened.as_str())),
+        ("opened_version".into(), number(row.version)),
+        ("opened_at".into(), number(row.at.0)),
+    ])
+}
+
+pub(super) fn read_episode(cluster: &ClusterId, attributes: &Attributes) -> Result<EpisodeEntry, StoreError> {
+    let unreadable = |detail: String| StoreError::Unreadable { cluster: cluster.clone(), detail };
+    let get = |name: &str| attributes.get(name);
+    let count = |name: &str| get(name).and_then(|value| value.as_n().ok()?.parse().ok());
+    let said = |name: &str| get(name).and_then(|value| value.as_s().ok());
+    let outcome = said("outcome").map(|text| serde_json::from_str(text)).transpose();
+    let episode = said("final").map(|text| serde_json::from_str(text)).transpose();
+    let missing = |name: &str| unreadable(format!("an episode has no {name}"));
+    Ok(EpisodeEntry {
+        id: EpisodeId(said("id").ok_or_else(|| missing("id"))?.clone()),
+        cluster: cluster.clone(),
+        opened_version: count("opened_version").ok_or_else(|| missing("opened_version"))?,
+        opened_at: Timestamp(count("opened_at").ok_or_else(|| missing("opened_at"))?),
+        closed_version: count("closed_version"),
+        closed_at: count("closed_at").map(Timestamp),
+        outcome: outcome.map_err(|error| unreadable(format!("outcome of an episode: {error}")))?,
+        episode: episode.map_err(|error| unreadable(format!("episode: {error}")))?,
+    })
 }
 
 fn read_item(cluster: &ClusterId, attributes: &Attributes) -> Result<Item, StoreError> {
@@ -223,7 +268,7 @@ fn write_row(row: &HistoryRow) -> Attributes {
     attributes
 }
 
-fn read_row(cluster: &ClusterId, attributes: &Attributes) -> Result<HistoryRow, StoreError> {
+pub(super) fn read_row(cluster: &ClusterId, attributes: &Attributes) -> Result<HistoryRow, StoreError> {
     let unreadable = |detail: String| StoreError::Unreadable { cluster: cluster.clone(), detail };
     let row = attributes.get("row").and_then(|value| value.as_s().ok());
     let row = row.ok_or_else(|| unreadable("a history row has no attribute row".into()))?;

@@ -5,16 +5,18 @@
 //! global tables refuse them.
 
 mod dynamodb;
+mod query;
 
 pub use dynamodb::{DynamoDb, INDEXES, KEYS, is_number};
+pub use query::{Pages, Path, Rows};
 
 use crate::clock;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use statemachine::{
-    ClusterId, ControllerId, EffectId, Envelope, EpisodeId, EpisodeOutcome, Epoch, Evidence, GuardResult, Pending,
-    Record, Rule, Timestamp, Verdict,
+    ClusterId, ControllerId, EffectId, Envelope, Episode, EpisodeId, EpisodeOutcome, Epoch, Evidence, GuardResult,
+    Pending, Probe, ProbeOutcome, Record, Rule, SelfCheck, Timestamp, Vantage, Verdict,
 };
 
 /// Where records and history are kept.
@@ -27,7 +29,7 @@ pub trait Store: Send + Sync {
     /// somebody else was first; a lost reply to our own write is recognised by its decision id.
     async fn commit(&self, item: &Item) -> Result<(), StoreError>;
 
-    /// Writes the history row, once.
+    /// Writes the history row, once, and notes in the index of episodes what it opened or closed.
     async fn append(&self, row: &HistoryRow) -> Result<(), StoreError>;
 
     /// Takes or renews the right to listen to the queue `name` until `until`; false while somebody else has it. It
@@ -39,9 +41,6 @@ pub trait Store: Send + Sync {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<bool, StoreError>;
-
-    /// History rows of a cluster, newest first.
-    async fn history(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<HistoryRow>, StoreError>;
 }
 
 /// The state item.
@@ -96,9 +95,19 @@ pub struct HistoryRow {
     /// Open episode, or the one that this turn closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub episode: Option<EpisodeId>,
-    /// How the episode ended, if this turn closed it.
+    /// The episode that this turn opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<EpisodeId>,
+    /// The episode that this turn closed, as it was in the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<Box<Episode>>,
+    /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<EpisodeOutcome>,
+    /// Probes since the row before that were not worth a row of their own: failures, and whatever was seen while an
+    /// episode was open. The newest ones, see [`PROBES_KEPT`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<SeenProbe>,
     /// Epoch after the turn.
     pub epoch: Epoch,
     /// Who brought the event: a vantage, a controller, an operator.
@@ -122,6 +131,66 @@ pub struct HistoryRow {
     pub previous_hash: String,
     /// SHA-256 over everything above.
     pub hash: String,
+}
+
+/// Most probes that one row keeps beside its own event.
+pub const PROBES_KEPT: usize = 64;
+
+/// A probe of the primary, in brief: enough to decide anew by another policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SeenProbe {
+    /// When.
+    pub at: Timestamp,
+    /// By whom.
+    pub vantage: Vantage,
+    /// Class of the failure; none when it committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+    /// The vantage was cut off itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
+    /// Time until the verdict.
+    pub latency_ms: u64,
+}
+
+impl SeenProbe {
+    /// In brief.
+    #[must_use]
+    pub fn of(probe: &Probe, at: Timestamp) -> Self {
+        let failed = match &probe.outcome {
+            ProbeOutcome::Ok => None,
+            ProbeOutcome::Failed { class } => Some(class.clone()),
+        };
+        let (vantage, isolated) = (probe.vantage.clone(), probe.self_check == SelfCheck::Failed);
+        Self { at, vantage, failed, isolated, latency_ms: probe.latency_ms }
+    }
+}
+
+/// An episode in the index of episodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct EpisodeEntry {
+    /// Its id.
+    pub id: EpisodeId,
+    /// Whose.
+    pub cluster: ClusterId,
+    /// Version of the row that opened it.
+    pub opened_version: u64,
+    /// When that was.
+    pub opened_at: Timestamp,
+    /// Version of the row that closed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_version: Option<u64>,
+    /// When that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_at: Option<Timestamp>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<EpisodeOutcome>,
+    /// As it was in the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub episode: Option<Episode>,
 }
 
 impl HistoryRow {

@@ -1,6 +1,7 @@
 //! What a step answers.
 
-use crate::{EffectId, EpisodeId, EpisodeOutcome, GuardResult, Record};
+use crate::{EffectId, Episode, EpisodeOutcome, GuardResult, Record};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -22,8 +23,8 @@ pub struct Decision {
     pub claimed: Vec<EffectId>,
     /// The answer to an operator: what happens now, or why not and what is possible.
     pub answer: Option<String>,
-    /// An episode that this step closed.
-    pub closed: Option<(EpisodeId, EpisodeOutcome)>,
+    /// An episode that this step closed, as it was in the end.
+    pub closed: Option<(Box<Episode>, EpisodeOutcome)>,
 }
 
 /// Must the record be stored?

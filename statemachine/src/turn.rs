@@ -5,10 +5,11 @@ use crate::guards::Target;
 use crate::machine::Next;
 use crate::{
     Assessment, Claim, ClaimToken, ClusterId, Configured, ControllerId, Decision, DualWriter, Effect, EffectId,
-    EffectResult, EpisodeId, EpisodeKind, EpisodeOutcome, Event, Grace, GuardResult, Hold, HoldReason, How, Outcome,
+    EffectResult, Episode, EpisodeKind, EpisodeOutcome, Event, Grace, GuardResult, Hold, HoldReason, How, Outcome,
     Pending, Policy, Probe, Question, Reason, Record, RecordChange, Region, Report, Rule, State, Timestamp, Verdict,
     deadline,
 };
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -38,7 +39,7 @@ pub(crate) struct Turn {
     effects: Vec<EffectId>,
     claimed: Vec<EffectId>,
     answer: Option<String>,
-    closed: Option<(EpisodeId, EpisodeOutcome)>,
+    closed: Option<(Box<Episode>, EpisodeOutcome)>,
 }
 
 impl Turn {
@@ -499,7 +500,7 @@ impl Turn {
 
     pub(crate) fn close(&mut self, record: &mut Record, outcome: EpisodeOutcome) {
         record.hold = None;
-        self.closed = record.episode.take().map(|episode| (episode.id, outcome));
+        self.closed = record.episode.take().map(|episode| (Box::new(episode), outcome));
         // The primary may have moved since that configuration was accepted.
         if let Some(config) = record.next_config.take().filter(|config| config.member(&record.primary).is_some()) {
             record.config = config;

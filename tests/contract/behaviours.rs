@@ -203,7 +203,10 @@ fn item(settings: &Settings, cluster: &str, version: u64) -> Item {
         claimed: Vec::new(),
         answer: None,
         episode: Some("episode-1".into()),
+        opened: None,
+        closed: None,
         outcome: None,
+        probes: Vec::new(),
         epoch: Epoch(1),
         actor: "contract".into(),
         config_hash: "x".into(),
@@ -322,13 +325,13 @@ async fn history_is_repaired() -> Result<()> {
     let cluster = ClusterId("repair".into());
     let first = item(&settings, "repair", 1);
     store.commit(&first).await?;
-    ensure!(store.history(&cluster, 10).await?.is_empty(), "killed between the item and the row");
+    ensure!(store.newest(&cluster, 10).await?.is_empty(), "killed between the item and the row");
     store.load(&cluster).await?;
-    ensure!(store.history(&cluster, 10).await? == vec![first.row.clone()]);
+    ensure!(store.newest(&cluster, 10).await? == vec![first.row.clone()]);
     let mut forged = first.row.clone();
     forged.actor = "somebody else".into();
     store.append(&forged).await?;
-    ensure!(store.history(&cluster, 10).await? == vec![first.row], "a row is written once");
+    ensure!(store.newest(&cluster, 10).await? == vec![first.row], "a row is written once");
     Ok(())
 }
 
@@ -339,9 +342,9 @@ async fn history_order() -> Result<()> {
     for version in 1..=25 {
         store.append(&item(&settings, "pages", version).row).await?;
     }
-    let newest: Vec<u64> = store.history(&cluster, 10).await?.iter().map(|row| row.version).collect();
+    let newest: Vec<u64> = store.newest(&cluster, 10).await?.iter().map(|row| row.version).collect();
     ensure!(newest == (16..=25).rev().collect::<Vec<_>>(), "{newest:?}");
-    ensure!(store.history(&cluster, 1000).await?.len() == 25);
+    ensure!(store.newest(&cluster, 1000).await?.len() == 25);
     Ok(())
 }
 

@@ -379,10 +379,6 @@ impl Store for Process {
         let leased = self.call(Service::Store, "lease", |truth| truth.lease(holder.as_str(), now, until)).await;
         leased.map_err(|detail| failed("PutItem", detail))
     }
-
-    async fn history(&self, _cluster: &ClusterId, _limit: usize) -> Result<Vec<HistoryRow>, StoreError> {
-        Ok(self.world.truth().rows.values().rev().cloned().collect())
-    }
 }
 
 fn failed(operation: &'static str, detail: String) -> StoreError {

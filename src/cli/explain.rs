@@ -1,0 +1,93 @@
+//! `aurora-failover explain`: why did it, and why did it not, in sentences.
+
+use super::{ConfigFile, show, when};
+use anyhow::{Context as _, Result, bail};
+use aurora_failover::audit::{self, explain};
+use aurora_failover::store::{DynamoDb, Path, Store as _};
+use aurora_failover::{aws, clock};
+use clap::Args;
+use statemachine::{ClusterId, Record, Timestamp};
+
+/// Turns that are told of beside the record.
+const TURNS: usize = 5;
+
+/// Why the machine did what it did, or did not: every guard, its inputs and its verdict, in sentences.
+///
+/// Without a time it explains the record as it is now, and the last turns that moved it. With a version it explains that
+/// turn; with a time, the record as it was then.
+#[derive(Args)]
+pub(super) struct Explain {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Which cluster.
+    cluster: String,
+    /// As it was at this time: 1h (ago), or 2026-11-23T12:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = when::parse, conflicts_with = "version")]
+    at: Option<Timestamp>,
+    /// The turn of this version.
+    #[arg(long, value_name = "N")]
+    version: Option<u64>,
+}
+
+impl Explain {
+    pub(super) async fn run(self) -> Result<()> {
+        let settings = self.file.load()?;
+        let cluster = super::one_cluster(&settings, Some(self.cluster.clone()))?;
+        let sdk = aws::load(&settings.region, &settings.aws).await;
+        let store = DynamoDb::new(&sdk, &settings.table);
+        if let Some(version) = self.version {
+            let path = Path::Cluster { cluster: cluster.clone(), from: version, to: version };
+            let Some(row) = store.rows(&path, false).next().await? else {
+                bail!("{cluster} has no version {version}; `aurora-failover history` lists them");
+            };
+            return show(&explain::turn(&row).join("\n"));
+        }
+        let (record, at, version) = match self.at {
+            None => {
+                let item =
+                    store.load(&cluster).await?.context("nothing is stored of it yet; is the controller running?")?;
+                (item.record, clock::now(), item.version)
+            }
+            Some(at) => {
+                let after = store.version_at(&cluster, Timestamp(at.0 + 1)).await?;
+                let version = match after {
+                    Some(after) => after.saturating_sub(1),
+                    None => store.newest(&cluster, 1).await?.first().map_or(0, |row| row.version),
+                };
+                if version == 0 {
+                    bail!("nothing was stored of {cluster} at {} yet", clock::rfc3339(at));
+                }
+                (record_at(&store, &cluster, version).await?, at, version)
+            }
+        };
+        show(&format!("As of {}, version {version}:", clock::rfc3339(at)))?;
+        show(&explain::record(&record, at).join("\n"))?;
+        let mut rows = store.rows(&Path::Cluster { cluster, from: 0, to: version }, true);
+        let mut told = 0;
+        show("\nHow it came to this, newest first:")?;
+        while told < TURNS {
+            let Some(row) = rows.next().await? else { break };
+            if row.from == row.to && row.guards.is_empty() && row.answer.is_none() {
+                continue;
+            }
+            show(&format!("\n{}", explain::turn(&row).join("\n")))?;
+            told += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The record after a version, made again from the last checkpoint before it.
+async fn record_at(store: &DynamoDb, cluster: &ClusterId, version: u64) -> Result<Record> {
+    let mut back = store.rows(&Path::Cluster { cluster: cluster.clone(), from: 0, to: version }, true);
+    let mut rows = Vec::new();
+    while let Some(row) = back.next().await? {
+        let found = row.checkpoint.is_some();
+        rows.push(row);
+        if found {
+            rows.reverse();
+            return audit::record_after(&rows).with_context(|| format!("version {version} cannot be made again"));
+        }
+    }
+    bail!("the rows before version {version} are gone: it cannot be made again")
+}
