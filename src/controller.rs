@@ -17,11 +17,12 @@ use crate::effects::{Task, World};
 use crate::inbox::{Delivery, Inbox};
 use crate::store::{HistoryRow, Item, PROBES_KEPT, SeenProbe, Store, StoreError};
 use crate::telemetry::{self, Health};
+use crate::turn::{Before, new_row};
 use futures::future::join_all;
 use statemachine::{
-    ClaimToken, Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, EpisodeId,
-    Event, EventId, Evidence, Outcome, Pending, ProbeOutcome, Reason, Record, Timestamp, Verdict, due_effects,
-    invariants, next_wakeup, step,
+    ClaimToken, Claimant, ClusterId, Configured, ControllerId, Decision, EffectId, EffectResult, Envelope, Event,
+    EventId, Outcome, Pending, ProbeOutcome, Reason, Record, Timestamp, Verdict, due_effects, invariants, next_wakeup,
+    step,
 };
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -187,30 +188,6 @@ struct Loaded {
     record: Record,
     version: u64,
     last_hash: String,
-}
-
-/// What history keeps of a record before its turn.
-struct Before {
-    state: &'static str,
-    evidence: Evidence,
-    last_now: Timestamp,
-    hold: Option<&'static str>,
-    episode: Option<EpisodeId>,
-    /// All of it, when no episode was open.
-    quiet: Option<Box<Record>>,
-}
-
-impl Before {
-    fn of(record: &Record) -> Self {
-        Self {
-            state: record.state.name(),
-            evidence: record.evidence.clone(),
-            last_now: record.last_now,
-            hold: record.hold.as_ref().map(|hold| hold.reason.name()),
-            episode: record.episode.as_ref().map(|episode| episode.id.clone()),
-            quiet: record.episode.is_none().then(|| Box::new(record.clone())),
-        }
-    }
 }
 
 /// Why a turn was not made.
@@ -443,8 +420,9 @@ impl ClusterTask {
         now: Timestamp,
     ) -> Result<(), TurnError> {
         invariants::check(&decision.record)?;
-        let held = before.hold;
-        let row = self.history_row(before, envelope, &decision, version, last_hash, now);
+        let held = before.hold();
+        let (decision_id, probes) = (self.world.clock.unique(), self.unstored.iter().cloned().collect());
+        let row = new_row(before, envelope, &decision, version, last_hash, now, decision_id, &self.controller, probes);
         let item = Item { version, decision_id: row.decision_id.clone(), record: decision.record, row };
         self.store.commit(&item).await?;
         self.store.append(&item.row).await?;
@@ -457,67 +435,6 @@ impl ClusterTask {
         }
         self.loaded = Some(Loaded { record: item.record, version, last_hash: item.row.hash });
         Ok(())
-    }
-
-    fn history_row(
-        &self,
-        before: Before,
-        envelope: &Envelope,
-        decision: &Decision,
-        version: u64,
-        last_hash: &str,
-        now: Timestamp,
-    ) -> HistoryRow {
-        let record = &decision.record;
-        let asked_for = |id: &EffectId| record.pending(*id).cloned();
-        let row = HistoryRow {
-            schema: record.schema,
-            cluster: record.cluster.clone(),
-            version,
-            at: now,
-            decision_id: self.world.clock.unique(),
-            event: envelope.clone(),
-            from: before.state.into(),
-            to: record.state.name().into(),
-            verdict: decision.verdict,
-            rule: decision.rule,
-            guards: decision.guards.clone(),
-            effects: decision.effects.iter().filter_map(asked_for).collect(),
-            claimed: decision.claimed.clone(),
-            answer: decision.answer.clone(),
-            episode: match &decision.closed {
-                Some((episode, _)) => Some(episode.id.clone()),
-                None => record.episode.as_ref().map(|episode| episode.id.clone()),
-            },
-            opened: record
-                .episode
-                .as_ref()
-                .map(|episode| episode.id.clone())
-                .filter(|id| before.episode.as_ref() != Some(id)),
-            closed: decision.closed.as_ref().map(|(episode, _)| episode.clone()),
-            outcome: decision.closed.as_ref().map(|(_, outcome)| *outcome),
-            probes: self.unstored.iter().cloned().collect(),
-            epoch: record.epoch,
-            actor: match &envelope.event {
-                Event::Probe(probe) => probe.vantage.to_string(),
-                Event::Observation(seen) => seen.vantage.to_string(),
-                Event::Lag(_) => "cloudwatch".into(),
-                Event::Command(command) => command.actor.clone(),
-                Event::Rds(event) => event.source.to_string(),
-                Event::Alarm(alarm) => alarm.name.clone(),
-                Event::Claim(_) | Event::Result(_) | Event::Configured(_) | Event::Tick => self.controller.to_string(),
-            },
-            config_hash: record.config.hash.clone(),
-            software: env!("CARGO_PKG_VERSION").into(),
-            event_age_ms: now.since_ms(envelope.at),
-            evidence: before.evidence,
-            last_now: before.last_now,
-            checkpoint: before.quiet.filter(|_| version == 1 || record.episode.is_some()),
-            record_hash: HistoryRow::hash_of(record),
-            previous_hash: last_hash.into(),
-            hash: String::new(),
-        };
-        row.sealed()
     }
 
     /// Starts a claimed effect; its result comes back as an event under the claim's token.

@@ -573,7 +573,7 @@ pub fn find(name: &str) -> Result<Scenario> {
 /// When a quotation mark is not closed.
 pub fn order(command: &str) -> Result<Vec<String>> {
     let words = shlex::split(command).with_context(|| format!("{command:?} is not closed"))?;
-    let fixed = ["--reason", "drill", "--actor", "drill", "--yes"].map(str::to_owned);
+    let fixed = ["--reason", "drill", "--on-behalf-of", "drill", "--yes", "--no-wait"].map(str::to_owned);
     Ok(["override".to_owned(), CLUSTER.to_owned()].into_iter().chain(words).chain(fixed).collect())
 }
 

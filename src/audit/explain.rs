@@ -119,7 +119,9 @@ pub fn turn(row: &HistoryRow) -> Vec<String> {
     said
 }
 
-fn effect(effect: &Effect) -> String {
+/// An effect as something to do.
+#[must_use]
+pub fn effect(effect: &Effect) -> String {
     match effect {
         Effect::Promote { region, how, .. } => format!("make {region} the writer ({})", name(how)),
         Effect::Reroute { changes, .. } => {

@@ -7,6 +7,7 @@ mod explain;
 mod history;
 mod log;
 mod override_;
+mod plan;
 mod replay;
 mod report;
 mod status;
@@ -32,6 +33,7 @@ use aurora_failover::sqs::Sqs;
 use aurora_failover::store::DynamoDb;
 use aurora_failover::telemetry::{self, Health};
 use aurora_failover::{aws, canary, clock, controller, infrastructure};
+use aws_config::SdkConfig;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use statemachine::{ClusterId, Vantage};
@@ -125,9 +127,12 @@ enum Command {
     Replay(replay::Replay),
     /// Give an order to the machine: pause, approve, abort, failover, switchover …
     ///
-    /// Shows what the record says, asks for confirmation, sends the order over the operator bus and waits for the
-    /// answer. Exits with 0 when it was carried out, 1 when it was refused, 3 when no answer came in time.
+    /// Shows what the record, RDS and DNS say and what would happen, asks for confirmation, sends the order over the
+    /// operator bus, waits for the answer, and follows what was begun. Exits with 0 when it was carried out and came to
+    /// its end, 1 when it was refused, 3 when no answer came in time, 4 when it holds, 5 when it came to nothing.
     Override(override_::Override),
+    /// Show what a failover or switchover now would do, step by step, without doing it.
+    Plan(plan::Plan),
     /// Look at messages that could not be used, and send them on their way again.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
@@ -221,6 +226,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Override(command) => override_::run(command).await,
             Command::Audit(command) => audit::run(command).await.map(good),
             Command::Replay(command) => command.run().await.map(good),
+            Command::Plan(command) => command.run().await.map(good),
             command => dispatch(command).await.map(|()| ExitCode::SUCCESS),
         }
     });
@@ -265,7 +271,9 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Episode(command) => command.run().await,
         Command::Explain(command) => command.run().await,
         Command::Dlq(command) => dlq::run(command).await,
-        Command::Override(_) | Command::Audit(_) | Command::Replay(_) => bail!("they have their own exit codes"),
+        Command::Override(_) | Command::Audit(_) | Command::Replay(_) | Command::Plan(_) => {
+            bail!("they have their own exit codes")
+        }
         Command::Diagram => show(statemachine::diagram::markdown().trim_end()),
         #[cfg(feature = "lab")]
         Command::Lab(_) => bail!("the lab starts its own runtime"),
@@ -297,20 +305,7 @@ async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool, vantag
         telemetry::serve(listen, metrics, Arc::clone(&health), clock::now, stop.clone()).await?;
     }
     let sdk = aws::load(&settings.region, &settings.aws).await;
-    let dns = Dns::new(&settings.nameservers)?;
-    let world = World {
-        rds: Arc::new(AwsRds::new(settings.aws.clone())),
-        route53: Arc::new(AwsRoute53::new(&sdk)),
-        objects: Arc::new(AwsS3::new(settings.aws.clone())),
-        controls: routing_controls(&settings),
-        bus: Arc::new(EventBridge::new(&sdk, &settings.event_bus)),
-        database: Arc::new(Database::new(settings.database.clone(), &settings.aws, dns.clone())?),
-        dns: Arc::new(dns),
-        clock: Arc::new(SystemClock),
-        poll_every: settings.aws.poll_every,
-        write_deadline: settings.canary.timeout,
-        region: settings.region.clone(),
-    };
+    let world = world(&settings, &sdk)?;
     let store = Arc::new(DynamoDb::new(&sdk, &settings.table));
     let decoder = Arc::new(Decoder::new(&settings.clusters));
     let mut inboxes = Vec::new();
@@ -320,6 +315,24 @@ async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool, vantag
     }
     controller::run(settings, store, world, inboxes, health, stop).await;
     Ok(())
+}
+
+/// The outside world, as effects reach it.
+fn world(settings: &Settings, sdk: &SdkConfig) -> Result<World> {
+    let dns = Dns::new(&settings.nameservers)?;
+    Ok(World {
+        rds: Arc::new(AwsRds::new(settings.aws.clone())),
+        route53: Arc::new(AwsRoute53::new(sdk)),
+        objects: Arc::new(AwsS3::new(settings.aws.clone())),
+        controls: routing_controls(settings),
+        bus: Arc::new(EventBridge::new(sdk, &settings.event_bus)),
+        database: Arc::new(Database::new(settings.database.clone(), &settings.aws, dns.clone())?),
+        dns: Arc::new(dns),
+        clock: Arc::new(SystemClock),
+        poll_every: settings.aws.poll_every,
+        write_deadline: settings.canary.timeout,
+        region: settings.region.clone(),
+    })
 }
 
 #[cfg(feature = "arc")]

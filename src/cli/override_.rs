@@ -1,33 +1,43 @@
 //! `aurora-failover override`: an operator's order, by the operator bus, with the answer from the history.
 
-use super::{ConfigFile, show};
-use anyhow::{Result, bail};
+use super::{ConfigFile, show, world};
+use anyhow::{Context as _, Result, bail};
+use aurora_failover::audit::explain;
 use aurora_failover::bus::{Bus as _, EventBridge, OPERATOR_SOURCE, Outgoing};
 use aurora_failover::config::Settings;
+use aurora_failover::effects::World;
 use aurora_failover::envelope::{COMMAND_DETAIL_TYPE, command_detail};
-use aurora_failover::store::{DynamoDb, HistoryRow, Item, Store as _};
-use aurora_failover::{aws, clock};
+use aurora_failover::rehearse::{Rehearsal, rehearse};
+use aurora_failover::store::{DynamoDb, HistoryRow, Item, Path, Store as _};
+use aurora_failover::turn::{Before, new_row};
+use aurora_failover::{aws, clock, identity};
 use clap::{Args, Subcommand, ValueEnum};
-use statemachine::{ClusterId, Command, Event, Mode, Order, Region, Rule};
+use statemachine::{
+    ClusterId, Command, ControllerId, Envelope, EpisodeOutcome, Event, EventId, Mode, Order, Region, Rule, Verdict,
+    invariants, step,
+};
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How long a command may be under way before it is refused as late.
-const EXPIRES_AFTER_MS: u64 = 60_000;
-
 /// How long to wait for the answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long to follow what was begun.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(3600);
 
 /// Pause between two looks at the history.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
-/// Rows that are looked through for the answer.
-const ROWS: usize = 50;
-
 /// No answer came in time.
 const NO_ANSWER: u8 = 3;
+
+/// It was carried out, and what it began holds now.
+const HOLDS: u8 = 4;
+
+/// It was carried out, and what it began came to nothing.
+const CAME_TO_NOTHING: u8 = 5;
 
 #[derive(Args)]
 pub(super) struct Override {
@@ -40,12 +50,25 @@ pub(super) struct Override {
     /// Why; kept in the history.
     #[arg(long, global = true, default_value = "")]
     reason: String,
-    /// Who; the login name when not given.
-    #[arg(long, global = true, env = "USER", default_value = "")]
-    actor: String,
+    /// The person or the ticket behind the caller; the caller's AWS identity is kept in any case.
+    #[arg(long, global = true, value_name = "NAME")]
+    on_behalf_of: Option<String>,
+    /// Refused when it arrives later than this.
+    #[arg(long, global = true, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+    expires_in: Duration,
+    /// Show what the machine would decide, and send nothing.
+    #[arg(long, global = true)]
+    dry_run: bool,
     /// Do not ask for confirmation.
     #[arg(long, global = true)]
     yes: bool,
+    /// Do not follow what it begins; end when it was taken or refused.
+    #[arg(long, global = true)]
+    no_wait: bool,
+    /// Break the glass: write the decision straight into the table, past the bus and the queue. For when EventBridge is
+    /// down; needs leave to write the table, and is marked in the history.
+    #[arg(long, global = true)]
+    direct: bool,
 }
 
 #[derive(Subcommand)]
@@ -135,87 +158,227 @@ impl OrderArgument {
     }
 }
 
+/// Does the order begin something that is worth following?
+const fn begins(order: &Order) -> bool {
+    matches!(order, Order::Failover { .. } | Order::Switchover { .. } | Order::Approve { .. })
+}
+
 pub(super) async fn run(given: Override) -> Result<ExitCode> {
     let settings = given.file.load()?;
-    let cluster = ClusterId(given.cluster);
-    if given.reason.is_empty() || given.actor.is_empty() {
-        bail!("--reason and --actor are needed: both are kept in the history");
-    }
-    if !settings.clusters.iter().any(|known| known.id == cluster) {
-        let known: Vec<&str> = settings.clusters.iter().map(|known| known.id.as_str()).collect();
-        bail!("the configuration has no cluster {cluster}; it has: {}", known.join(", "));
+    let cluster = super::one_cluster(&settings, Some(given.cluster.clone()))?;
+    if given.reason.is_empty() {
+        bail!("--reason is needed: it is kept in the history");
     }
     let sdk = aws::load(&settings.region, &settings.aws).await;
     let store = DynamoDb::new(&sdk, &settings.table);
     let Some(item) = store.load(&cluster).await? else {
         bail!("nothing is stored of {cluster} yet; is the controller running?");
     };
-    let order = given.order.order();
-    show(&format!("{}\norder: {}", situation(&item), order.name()))?;
-    if !given.yes && !confirmed(&cluster)? {
-        bail!("not confirmed; nothing was sent");
-    }
+    let actor = actor(identity::caller(&sdk).await, given.on_behalf_of.as_deref())?;
+    let expires_ms = u64::try_from(given.expires_in.as_millis()).unwrap_or(u64::MAX);
     let command = Command {
-        actor: given.actor,
+        actor,
         reason: given.reason,
         expected_epoch: item.record.epoch,
-        expires_at: clock::now().plus_ms(EXPIRES_AFTER_MS),
+        expires_at: clock::now().plus_ms(expires_ms),
         nonce: Uuid::new_v4().simple().to_string(),
-        order,
+        order: given.order.order(),
     };
+    if given.dry_run || !given.yes {
+        let world = world(&settings, &sdk)?;
+        show(&explain::record(&item.record, item.record.last_now).join("\n"))?;
+        show(&format!("\nThe world now\n{}", situation(&settings, &world, &item).await.join("\n")))?;
+        let rehearsal = rehearse(&world, &item, Event::Command(command.clone())).await;
+        show(&format!("\nWith `{}`\n{}", command.order.name(), outlook(&rehearsal).join("\n")))?;
+        if given.dry_run {
+            show("\nNothing was sent.")?;
+            return Ok(if rehearsal.refused() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        }
+        if !confirmed(&cluster)? {
+            bail!("not confirmed; nothing was sent");
+        }
+    }
+    if given.direct {
+        return direct(&store, &cluster, command).await;
+    }
     let detail = command_detail(&cluster, clock::now(), &command);
     let event = Outgoing { source: OPERATOR_SOURCE, detail_type: COMMAND_DETAIL_TYPE, detail };
-    EventBridge::new(&sdk, &settings.operator_bus).publish(&[event]).await?;
-    answer(&settings, &store, &cluster, &command.nonce).await
+    let sent = EventBridge::new(&sdk, &settings.operator_bus).publish(&[event]).await;
+    sent.context("the order was not sent; if EventBridge is down, --direct writes it straight into the table")?;
+    let Some(row) = answer(&store, &cluster, &command.nonce).await? else {
+        show(&format!(
+            "no answer within {ANSWER_WITHIN:?}: is a controller running on queue {}? The order expires by itself",
+            settings.operator_queue
+        ))?;
+        return Ok(ExitCode::from(NO_ANSWER));
+    };
+    let refused = row.rule == Rule::CommandRefused;
+    tell(&row, refused)?;
+    if refused {
+        return Ok(ExitCode::FAILURE);
+    }
+    if given.no_wait || !begins(&command.order) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    follow(&store, &cluster, &row).await
 }
 
-fn situation(item: &Item) -> String {
+fn tell(row: &HistoryRow, refused: bool) -> Result<()> {
+    let answer = row.answer.as_deref().unwrap_or_default();
+    show(&format!("{}: {answer} (version {})", if refused { "refused" } else { "done" }, row.version))
+}
+
+/// Who it is: the caller's AWS identity, and for whom.
+fn actor(caller: Result<String, String>, on_behalf_of: Option<&str>) -> Result<String> {
+    match (caller, on_behalf_of) {
+        (Ok(arn), None) => Ok(arn),
+        (Ok(arn), Some(name)) => Ok(format!("{arn} on behalf of {name}")),
+        (Err(error), None) => bail!("{error}; name yourself with --on-behalf-of to go on without an AWS identity"),
+        (Err(error), Some(name)) => {
+            eprintln!("warning: {error}; the history will not know your AWS identity");
+            Ok(format!("unknown caller on behalf of {name}"))
+        }
+    }
+}
+
+/// What RDS and DNS say.
+pub(super) async fn situation(settings: &Settings, world: &World, item: &Item) -> Vec<String> {
     let record = &item.record;
-    let mut text = format!(
-        "The record says: {} is {}, mode {}, primary {}, epoch {}",
-        record.cluster,
-        record.state.name(),
-        record.mode.name(),
-        record.primary,
-        record.epoch
-    );
-    if let Some(pause) = &record.paused {
-        text.push_str(&format!("\npaused by {} until {}: {}", pause.by, clock::rfc3339(pause.until), pause.reason));
+    let secondary = record.config.members.iter().map(|member| &member.region).find(|region| **region != record.primary);
+    let asked = secondary.unwrap_or(&settings.region);
+    let mut said = match world.rds.global_cluster(asked, &record.cluster).await {
+        Err(error) => vec![format!("RDS: {error}")],
+        Ok(seen) => {
+            let writer =
+                seen.members.iter().find(|member| member.writer).map_or("nobody", |member| member.arn.as_str());
+            let moving = seen.failover.map(|move_| format!(", a move to {} is {}", move_.to, move_.status));
+            vec![format!("RDS in {asked}: {}, the writer is {writer}{}", seen.status, moving.unwrap_or_default())]
+        }
+    };
+    for route in &record.config.routes {
+        said.push(match world.dns.cname(&route.name).await {
+            Ok(target) => {
+                let member = record.config.members.iter().find(|member| member.endpoint == target);
+                let region = member.map_or_else(|| "no member".to_owned(), |member| member.region.to_string());
+                format!("DNS: {} leads to {target} ({region})", route.name)
+            }
+            Err(error) => format!("DNS: {error}"),
+        });
     }
-    if let Some(hold) = &record.hold {
-        text.push_str(&format!("\nholding: {}; released by: {}", hold.detail, hold.release));
+    said
+}
+
+/// What would be decided and done.
+pub(super) fn outlook(rehearsal: &Rehearsal) -> Vec<String> {
+    let mut said = Vec::new();
+    for decision in &rehearsal.decisions {
+        said.push(format!("it would decide: {}", decision.rule.sentence()));
+        said.extend(decision.answer.iter().map(|answer| format!("  and answer: {answer}")));
+        said.extend(decision.guards.iter().map(|guard| format!("  {}", explain::guard(guard))));
+        if decision.verdict == Verdict::Moved {
+            said.push(format!("  and be {}", decision.record.state.name()));
+        }
     }
-    text
+    if let Some(hold) = rehearsal.record().and_then(|record| record.hold.as_ref()) {
+        said.push(format!("it would hold: {}; to go on: {}", hold.detail, hold.release));
+    }
+    said.extend(rehearsal.next.iter().map(|effect| format!("it would then {}", explain::effect(effect))));
+    if rehearsal.next.is_empty() && !rehearsal.refused() {
+        said.push("it would do nothing outside".into());
+    }
+    said
 }
 
 fn confirmed(cluster: &ClusterId) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("there is no terminal to ask on; pass --yes");
     }
-    print!("Type the name of the cluster to go on: ");
+    print!("\nType the name of the cluster to go on: ");
     std::io::stdout().flush()?;
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     Ok(line.trim() == cluster.as_str())
 }
 
-/// Waits until the command stands in the history, and says what came of it.
-async fn answer(settings: &Settings, store: &DynamoDb, cluster: &ClusterId, nonce: &str) -> Result<ExitCode> {
+/// Waits until the command stands in the history.
+async fn answer(store: &DynamoDb, cluster: &ClusterId, nonce: &str) -> Result<Option<HistoryRow>> {
+    /// Rows that are looked through.
+    const ROWS: usize = 50;
     let began = Instant::now();
     let is_ours = |row: &HistoryRow| matches!(&row.event.event, Event::Command(command) if command.nonce == nonce);
     while began.elapsed() < ANSWER_WITHIN {
-        let rows = store.newest(cluster, ROWS).await?;
-        if let Some(row) = rows.iter().find(|row| is_ours(row)) {
-            let refused = row.rule == Rule::CommandRefused;
-            let answer = row.answer.as_deref().unwrap_or_default();
-            show(&format!("{}: {answer} (version {})", if refused { "refused" } else { "done" }, row.version))?;
-            return Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        if let Some(row) = store.newest(cluster, ROWS).await?.into_iter().find(is_ours) {
+            return Ok(Some(row));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    show(&format!(
-        "no answer within {ANSWER_WITHIN:?}: is a controller running on queue {}? The command expires by itself",
-        settings.operator_queue
-    ))?;
+    Ok(None)
+}
+
+/// Tells every turn that moves something, until the episode settles, holds or ends.
+async fn follow(store: &DynamoDb, cluster: &ClusterId, from: &HistoryRow) -> Result<ExitCode> {
+    let (began, mut next) = (Instant::now(), from.version + 1);
+    while began.elapsed() < FOLLOW_WITHIN {
+        let path = Path::Cluster { cluster: cluster.clone(), from: next, to: u64::MAX };
+        let mut rows = store.rows(&path, false);
+        while let Some(row) = rows.next().await? {
+            next = row.version + 1;
+            let told = row.from != row.to || matches!(row.rule, Rule::GuardRefused | Rule::EffectHeld | Rule::Rerouted);
+            if told || row.outcome.is_some() {
+                show(&format!("{} {}: {}", clock::rfc3339(row.at), row.to, row.rule.sentence()))?;
+            }
+            if matches!(row.rule, Rule::GuardRefused | Rule::EffectHeld) && row.outcome.is_none() {
+                let hold = store.load(cluster).await?.and_then(|item| item.record.hold);
+                let Some(hold) = hold else { continue };
+                show(&format!("it holds: {}; to go on: {}", hold.detail, hold.release))?;
+                return Ok(ExitCode::from(HOLDS));
+            }
+            match row.outcome {
+                Some(EpisodeOutcome::Completed) => return Ok(ExitCode::SUCCESS),
+                Some(_) => return Ok(ExitCode::from(CAME_TO_NOTHING)),
+                None if row.to == "stable" && row.from != row.to => {
+                    show("the new primary is proven; the episode closes when everything is whole again")?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                None => {}
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    show(&format!("it is not settled after {FOLLOW_WITHIN:?}; `aurora-failover status` shows how it is"))?;
     Ok(ExitCode::from(NO_ANSWER))
+}
+
+/// Decides here, on the stored record, and writes what comes of it. The controllers carry it out.
+async fn direct(store: &DynamoDb, cluster: &ClusterId, mut command: Command) -> Result<ExitCode> {
+    /// Lost races for a version before it is given up.
+    const TRIES: usize = 5;
+    command.actor = format!("{} (direct)", command.actor);
+    let at = clock::now();
+    let event = Event::Command(command);
+    let envelope = Envelope { id: EventId(format!("direct/{}", Uuid::new_v4().simple())), at, event };
+    let by = ControllerId("override --direct".into());
+    for _ in 0..TRIES {
+        let item = store.load(cluster).await?.context("the record has gone")?;
+        let (before, now) = (Before::of(&item.record), clock::now());
+        let decision = step(item.record, &envelope, now);
+        if !decision.verdict.is_durable() {
+            bail!("the order changes nothing: {:?}", decision.verdict);
+        }
+        invariants::check(&decision.record).context("the order would break an invariant; nothing was written")?;
+        let decision_id = Uuid::new_v4().simple().to_string();
+        let version = item.version + 1;
+        let row = new_row(before, &envelope, &decision, version, &item.row.hash, now, decision_id, &by, Vec::new());
+        let next = Item { version, decision_id: row.decision_id.clone(), record: decision.record, row };
+        match store.commit(&next).await {
+            Err(aurora_failover::store::StoreError::Conflict { .. }) => continue,
+            other => other?,
+        }
+        store.append(&next.row).await?;
+        let refused = next.row.rule == Rule::CommandRefused;
+        tell(&next.row, refused)?;
+        show("It was written straight into the table; a controller carries it out when it next looks.")?;
+        return Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+    }
+    bail!("somebody else was faster {TRIES} times; try again")
 }

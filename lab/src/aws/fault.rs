@@ -91,7 +91,7 @@ impl FromStr for Fault {
             Some((service, action)) => (service, Some(action.to_owned())),
             None => (calls, None),
         };
-        let services = ["all", "dynamodb", "sqs", "events", "rds", "monitoring", "route53", "s3", RDS_EVENTS];
+        let services = ["all", "dynamodb", "sqs", "events", "rds", "monitoring", "route53", "s3", "sts", RDS_EVENTS];
         if !services.contains(&service) {
             bail!("{service:?} is no service of the lab: {}; {SHAPE}", services.join(", "));
         }

@@ -19,6 +19,7 @@ mod rds;
 mod route53;
 mod s3;
 mod sqs;
+mod sts;
 mod wire;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -121,6 +122,7 @@ impl Aws {
         let (route53, publisher) = route53::Route53::new(options.zones, propagation);
         tasks.spawn(stop.clone().run_until_cancelled_owned(publisher));
         let front = Arc::new(Front {
+            account: options.account.clone(),
             network,
             zones,
             s3: s3::S3::default(),
@@ -275,6 +277,7 @@ impl Drop for Pending {
 }
 
 struct Front {
+    account: String,
     network: Network,
     faults: fault::Faults,
     log: Mutex<Log>,
@@ -371,12 +374,13 @@ impl Front {
             "sqs" => self.sqs.call(region, action, &body).await,
             "events" => self.events.call(region, action, &body),
             "rds" => self.rds.call(region, action, &body),
+            "sts" => sts::call(action, &self.account),
             "monitoring" => self.cloudwatch.call(region, action, &body, &self.rds.writer_region()),
             "route53" => self.route53.call(region, parts, &body),
             "s3" => self.s3.call(region, parts, body),
             other => {
                 let message = format!(
-                    "the lab has no service '{other}': it has dynamodb, sqs, events, rds, monitoring, route53, s3"
+                    "the lab has no service '{other}': it has dynamodb, sqs, events, rds, monitoring, route53, s3, sts"
                 );
                 front_error(parts, Refusal::new("UnknownOperationException", message))
             }
@@ -425,7 +429,7 @@ impl Scope {
 
 fn action(service: &str, parts: &Parts, body: &[u8]) -> String {
     match service {
-        "rds" => form_urlencoded::parse(body)
+        "rds" | "sts" => form_urlencoded::parse(body)
             .find(|(name, _)| name == "Action")
             .map_or_else(String::new, |(_, action)| action.into_owned()),
         "route53" => route53::action(parts).to_owned(),

@@ -1,0 +1,139 @@
+//! `aurora-failover plan`: what a failover now would do, step by step, with the times that it took before.
+
+use super::{ConfigFile, Format, Output, override_, show, show_as, world};
+use anyhow::{Context as _, Result};
+use aurora_failover::audit::explain;
+use aurora_failover::rehearse::rehearse;
+use aurora_failover::store::{DynamoDb, EpisodeEntry, Store as _};
+use aurora_failover::{aws, clock, identity};
+use clap::Args;
+use serde::Serialize;
+use statemachine::{Command, Effect, EpisodeKind, Event, Order, Region, Timestamp};
+use uuid::Uuid;
+
+/// Episodes of the past that expected times are taken from.
+const EPISODES: usize = 20;
+
+/// What a failover now would do, step by step: nothing is stored or done.
+///
+/// Exits with 0 only if it would go through to the promotion.
+#[derive(Args)]
+pub(super) struct Plan {
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    output: Output,
+    /// Which cluster.
+    cluster: String,
+    /// A planned switchover instead.
+    #[arg(long)]
+    switchover: bool,
+    /// To which region; the best secondary when not given.
+    #[arg(long)]
+    target: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Planned {
+    cluster: String,
+    order: &'static str,
+    world: Vec<String>,
+    obstacles: Vec<String>,
+    decisions: Vec<String>,
+    would_do: Vec<Effect>,
+    expected_ms: Vec<Expected>,
+    goes_through: bool,
+}
+
+/// A phase, and how long it took in the past.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Expected {
+    phase: &'static str,
+    median_ms: u64,
+    episodes: usize,
+}
+
+impl Plan {
+    /// Would it go through?
+    pub(super) async fn run(self) -> Result<bool> {
+        let settings = self.file.load()?;
+        let cluster = super::one_cluster(&settings, Some(self.cluster.clone()))?;
+        let sdk = aws::load(&settings.region, &settings.aws).await;
+        let store = DynamoDb::new(&sdk, &settings.table);
+        let item = store.load(&cluster).await?.context("nothing is stored of it yet; is the controller running?")?;
+        let world = world(&settings, &sdk)?;
+        let target = self.target.map(Region);
+        let order = if self.switchover {
+            Order::Switchover { target }
+        } else {
+            Order::Failover { target, allow_data_loss: false }
+        };
+        let command = Command {
+            actor: identity::caller(&sdk).await.unwrap_or_else(|_| "plan".into()),
+            reason: "a plan".into(),
+            expected_epoch: item.record.epoch,
+            expires_at: clock::now().plus_ms(60_000),
+            nonce: Uuid::new_v4().simple().to_string(),
+            order: order.clone(),
+        };
+        let rehearsal = rehearse(&world, &item, Event::Command(command)).await;
+        let kind = if self.switchover { EpisodeKind::Switchover } else { EpisodeKind::Failover };
+        let past = store.episodes(&cluster, Timestamp(0)).await?;
+        let goes_through = rehearsal.next.iter().any(|effect| matches!(effect, Effect::Promote { .. }));
+        let planned = Planned {
+            cluster: cluster.to_string(),
+            order: order.name(),
+            world: override_::situation(&settings, &world, &item).await,
+            obstacles: explain::obstacles(&item.record, clock::now()),
+            decisions: override_::outlook(&rehearsal),
+            would_do: rehearsal.next,
+            expected_ms: expected(&past, kind),
+            goes_through,
+        };
+        if self.output.output != Format::Table {
+            show_as(self.output.output, &planned)?;
+            return Ok(goes_through);
+        }
+        show(&format!("The world now\n{}", planned.world.join("\n")))?;
+        if !self.switchover && !planned.obstacles.is_empty() {
+            show(&format!("\nBy itself it would not, because\n{}", planned.obstacles.join("\n")))?;
+        }
+        show(&format!("\nWith `override {cluster} {}`\n{}", planned.order, planned.decisions.join("\n")))?;
+        if goes_through {
+            let names: Vec<&str> = item.record.config.routes.iter().map(|route| route.name.as_str()).collect();
+            show(&format!("then move {}, and prove a write through {}", names.join(", "), names.join(", ")))?;
+        }
+        if planned.expected_ms.is_empty() {
+            show("\nHow long it takes is not known: there is no such episode in the history.")?;
+        } else {
+            show("\nHow long it took before (median)")?;
+            for Expected { phase, median_ms, episodes } in &planned.expected_ms {
+                show(&format!("{phase:<8} {median_ms} ms, {episodes} episodes"))?;
+            }
+        }
+        Ok(goes_through)
+    }
+}
+
+/// Medians of the phases of completed episodes.
+fn expected(past: &[EpisodeEntry], kind: EpisodeKind) -> Vec<Expected> {
+    let done = past.iter().filter_map(|entry| entry.episode.as_ref()).filter(|episode| episode.kind == kind);
+    let done: Vec<_> = done.filter(|episode| episode.verified_at.is_some()).take(EPISODES).collect();
+    type Span = fn(&statemachine::Episode) -> Option<u64>;
+    let spans: [(&str, Span); 5] = [
+        ("detect", |e| Some(e.confirmed_at?.since_ms(e.began_at))),
+        ("decide", |e| Some(e.decided_at?.since_ms(e.confirmed_at.unwrap_or(e.began_at)))),
+        ("promote", |e| Some(e.promoted_at?.since_ms(e.decided_at?))),
+        ("reroute", |e| Some(e.rerouted_at?.since_ms(e.promoted_at?))),
+        ("verify", |e| Some(e.verified_at?.since_ms(e.rerouted_at?))),
+    ];
+    let median = |(phase, span): (&'static str, Span)| {
+        let mut ms: Vec<u64> = done.iter().filter_map(|episode| span(episode)).collect();
+        ms.sort_unstable();
+        let median_ms = *ms.get(ms.len() / 2)?;
+        Some(Expected { phase, median_ms, episodes: ms.len() })
+    };
+    spans.into_iter().filter_map(median).collect()
+}
