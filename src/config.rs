@@ -5,6 +5,7 @@
 //! from the standard AWS environment and configuration. This is the only module that reads the environment.
 
 use reqwest::Url;
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use statemachine::{
@@ -216,6 +217,12 @@ pub enum ConfigError {
     },
 }
 
+/// JSON Schema of the file.
+#[must_use]
+pub fn schema() -> Schema {
+    schema_for!(File)
+}
+
 /// Reads and checks the file.
 ///
 /// # Errors
@@ -244,7 +251,7 @@ pub fn parse(text: &str, path: &str, environment: impl Fn(&str) -> Option<String
 
 // ---- the file as it is written ---------------------------------------------------------------------------------
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct File {
     region: String,
@@ -282,7 +289,7 @@ fn default_queue() -> String {
 }
 
 /// A named set of defaults for everything that has to do with time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Profile {
     /// Probes every 10 s, confirmed after 30 s.
@@ -292,20 +299,20 @@ enum Profile {
     Fast,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct AwsSection {
     timeout: Option<String>,
     poll_every: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct DnsSection {
     nameservers: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct DatabaseSection {
     #[serde(default = "default_port")]
@@ -321,7 +328,7 @@ struct DatabaseSection {
     ca_file: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum TlsSection {
     Verify,
@@ -335,7 +342,7 @@ fn default_port() -> u16 {
 /// Variable that holds the password where nothing else is said.
 const PASSWORD_ENV: &str = "AURORA_FAILOVER_DB_PASSWORD";
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct CanarySection {
     interval: Option<String>,
@@ -346,7 +353,7 @@ struct CanarySection {
     self_check: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct ClusterSection {
     id: String,
@@ -363,7 +370,7 @@ struct ClusterSection {
     policy: PolicySection,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct MemberSection {
     region: String,
@@ -374,7 +381,7 @@ struct MemberSection {
     priority: u32,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct RouteSection {
     /// Not needed where the data plane moves the name.
@@ -394,7 +401,7 @@ struct RouteSection {
     controls: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum RouteBySection {
     #[default]
@@ -403,7 +410,7 @@ enum RouteBySection {
     Arc,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct BucketSection {
     region: String,
@@ -411,14 +418,14 @@ struct BucketSection {
     key: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct AlarmSection {
     name: String,
     weight: u32,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct ProbeSection {
     name: String,
@@ -439,7 +446,7 @@ struct ProbeSection {
     answer: Option<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum ProbeKindSection {
     Read,
@@ -448,7 +455,7 @@ enum ProbeKindSection {
     Dns,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct PolicySection {
     in_region_grace: Option<String>,

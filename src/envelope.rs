@@ -6,6 +6,7 @@
 use crate::bus::{CANARY_SOURCE, OPERATOR_SOURCE};
 use crate::clock;
 use crate::config::ClusterSettings;
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use statemachine::{
@@ -154,39 +155,55 @@ struct Outer {
     detail: serde_json::Value,
 }
 
-#[derive(Serialize, Deserialize)]
+/// What a vantage saw of one member: `detail` of a `Probe Result`.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct ProbeDetail {
+    /// Version of this shape.
     version: u32,
+    /// Global cluster.
     cluster: ClusterId,
+    /// When it happened, RFC 3339.
     at: String,
     probe: Probe,
 }
 
-#[derive(Serialize, Deserialize)]
+/// What a vantage saw of another target: `detail` of an `Observation`.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct ObservationDetail {
+    /// Version of this shape.
     version: u32,
+    /// Global cluster.
     cluster: ClusterId,
+    /// When it happened, RFC 3339.
     at: String,
     observation: Observation,
 }
 
-#[derive(Serialize, Deserialize)]
+/// How far a secondary is behind: `detail` of a `Replication Lag`.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct LagDetail {
+    /// Version of this shape.
     version: u32,
+    /// Global cluster.
     cluster: ClusterId,
+    /// When it happened, RFC 3339.
     at: String,
     vantage: Vantage,
     lag: LagReading,
 }
 
-#[derive(Serialize, Deserialize)]
+/// An operator's order: `detail` of an `Operator Command`.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct CommandDetail {
+    /// Version of this shape.
     version: u32,
+    /// Global cluster.
     cluster: ClusterId,
+    /// When it happened, RFC 3339.
     at: String,
     command: Command,
 }
@@ -398,6 +415,36 @@ fn envelope(outer: &Outer, id: &str, at: &str, event: Event) -> Result<Envelope,
     Ok(Envelope { id: EventId(id.into()), at, event })
 }
 
+/// An announcement: `detail` of a `Failover Transition`.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+struct TransitionDetail<'a> {
+    /// Version of this shape.
+    version: u32,
+    /// Global cluster.
+    cluster: &'a ClusterId,
+    /// State, or situation, before.
+    from: &'a str,
+    /// State, or situation, after.
+    to: &'a str,
+    /// Why, as a sentence.
+    reason: &'a str,
+    /// Region of the writer.
+    primary: &'a str,
+}
+
+/// The published JSON Schemas: name and schema of every `detail` that is read or written.
+#[must_use]
+pub fn schemas() -> Vec<(&'static str, Schema)> {
+    vec![
+        ("probe-result", schema_for!(ProbeDetail)),
+        ("observation", schema_for!(ObservationDetail)),
+        ("replication-lag", schema_for!(LagDetail)),
+        ("operator-command", schema_for!(CommandDetail)),
+        ("failover-transition", schema_for!(TransitionDetail<'_>)),
+    ]
+}
+
 /// The `detail` of a probe.
 #[must_use]
 pub fn probe_detail(cluster: &ClusterId, at: statemachine::Timestamp, probe: &Probe) -> String {
@@ -433,15 +480,8 @@ pub fn command_detail(cluster: &ClusterId, at: statemachine::Timestamp, command:
 /// The `detail` of an announcement.
 #[must_use]
 pub fn transition_detail(cluster: &ClusterId, from: &str, to: &str, reason: &str, primary: &str) -> String {
-    serde_json::json!({
-        "version": DETAIL_VERSION,
-        "cluster": cluster,
-        "from": from,
-        "to": to,
-        "reason": reason,
-        "primary": primary,
-    })
-    .to_string()
+    let detail = TransitionDetail { version: DETAIL_VERSION, cluster, from, to, reason, primary };
+    serde_json::to_string(&detail).expect("an announcement is plain data")
 }
 
 #[cfg(test)]

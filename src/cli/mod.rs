@@ -24,7 +24,7 @@ use aurora_failover::config::{self, Settings};
 use aurora_failover::database::Database;
 use aurora_failover::dns::Dns;
 use aurora_failover::effects::World;
-use aurora_failover::envelope::{Channel, Decoder};
+use aurora_failover::envelope::{self, Channel, Decoder};
 use aurora_failover::inbox::Inbox;
 use aurora_failover::rds::AwsRds;
 use aurora_failover::route53::AwsRoute53;
@@ -34,7 +34,7 @@ use aurora_failover::store::DynamoDb;
 use aurora_failover::telemetry::{self, Health};
 use aurora_failover::{aws, canary, clock, controller, infrastructure};
 use aws_config::SdkConfig;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use statemachine::{ClusterId, Vantage};
 use std::io::{ErrorKind, Write as _};
@@ -136,11 +136,40 @@ enum Command {
     /// Look at messages that could not be used, and send them on their way again.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// Check the configuration file, or print its JSON Schema.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the JSON Schema of a message on the buses.
+    Schema {
+        /// Which one; all names when not given.
+        name: Option<String>,
+    },
     /// Print the transition table and the state diagram (Markdown with Mermaid).
     Diagram,
+    /// Print completions for a shell: source them, or put them where it looks.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one per command, into a directory.
+    Man {
+        /// The directory; made when it is missing.
+        dir: PathBuf,
+    },
     /// A two-region AWS on this machine, on real PostgreSQL and DNS, to kill a region and watch.
     #[cfg(feature = "lab")]
     Lab(aurora_failover_lab::cli::Lab),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Read the file as every other command does: all problems at once, each with its fix.
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Print the JSON Schema of the file, for editors.
+    Schema,
 }
 
 #[derive(Args)]
@@ -213,7 +242,12 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     if let Command::Lab(lab) = cli.command {
         return aurora_failover_lab::cli::run(lab);
     }
-    let runtime = match tokio::runtime::Runtime::new() {
+    // A vantage waits nearly all the time: one thread is enough, and costs the least memory.
+    let mut builder = match cli.command {
+        Command::Canary { .. } => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: cannot start: {error}");
@@ -273,6 +307,39 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Dlq(command) => dlq::run(command).await,
         Command::Override(_) | Command::Audit(_) | Command::Replay(_) | Command::Plan(_) => {
             bail!("they have their own exit codes")
+        }
+        Command::Config(ConfigCommand::Check { file }) => {
+            let settings = file.load()?;
+            for cluster in &settings.clusters {
+                let (id, policy, mode) = (&cluster.id, &cluster.config.policy, cluster.mode.name());
+                show(&format!(
+                    "{id}: mode {mode}, {} members, {} vantages of which {} must agree, {} failures over {} ms",
+                    cluster.config.members.len(),
+                    policy.vantages.len(),
+                    policy.quorum,
+                    policy.failures_min,
+                    policy.confirm_after_ms,
+                ))?;
+            }
+            show(&format!("{} can be used", file.config.display()))
+        }
+        Command::Config(ConfigCommand::Schema) => show(&serde_json::to_string_pretty(&config::schema())?),
+        Command::Schema { name: None } => envelope::schemas().iter().try_for_each(|(name, _)| show(name)),
+        Command::Schema { name: Some(name) } => {
+            let schemas = envelope::schemas();
+            match schemas.iter().find(|(known, _)| *known == name) {
+                Some((_, schema)) => show(&serde_json::to_string_pretty(schema)?),
+                None => bail!("there is no schema {name}; `aurora-failover schema` names them"),
+            }
+        }
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), env!("CARGO_PKG_NAME"), &mut text);
+            show(String::from_utf8(text)?.trim_end())
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+            clap_mangen::generate_to(Cli::command(), &dir).with_context(|| format!("writing into {}", dir.display()))
         }
         Command::Diagram => show(statemachine::diagram::markdown().trim_end()),
         #[cfg(feature = "lab")]

@@ -100,6 +100,7 @@ impl RouteBy {
 
 /// One endpoint of a routing control cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct ArcEndpoint {
     /// Its region, for which calls are signed.

@@ -65,6 +65,7 @@ impl Event {
 
 /// One check of one target by one vantage.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Probe {
     /// Who probed.
@@ -102,6 +103,7 @@ const fn is_zero(count: &u64) -> bool {
 
 /// One probe of another kind than a write: shown, and counted only with the weight that the policy gives it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Observation {
     /// Who probed.
@@ -122,6 +124,7 @@ pub struct Observation {
 
 /// How far a secondary region is behind, as CloudWatch says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct LagReading {
     /// The secondary region.
@@ -134,6 +137,7 @@ pub struct LagReading {
 
 /// Result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "result", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum ProbeOutcome {
     /// What was asked for was there before the deadline: a commit, an answer, a status.
@@ -147,6 +151,7 @@ pub enum ProbeOutcome {
 
 /// A vantage's check of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum SelfCheck {
     /// Neutral targets answered, or none are configured.
@@ -187,6 +192,7 @@ pub struct Configured {
 
 /// An operator's wish, with everything that keeps a late or repeated copy from doing anything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Command {
     /// Who.
@@ -205,6 +211,7 @@ pub struct Command {
 
 /// What an operator can order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "order", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Order {
     /// Decide nothing and do nothing new until then.
