@@ -460,6 +460,7 @@ enum ProbeKindSection {
 struct PolicySection {
     in_region_grace: Option<String>,
     approval_timeout: Option<String>,
+    approvals_required: Option<u32>,
     pause_max: Option<String>,
     quorum: Option<u32>,
     failures_min: Option<u32>,
@@ -877,6 +878,7 @@ impl Check {
             recover_after: p.recover_after.unwrap_or(d.recover_after),
             failovers_max: p.failovers_max.unwrap_or(d.failovers_max),
             retries_max: p.retries_max.unwrap_or(d.retries_max),
+            approvals_required: p.approvals_required.unwrap_or(d.approvals_required),
             confirm_after_ms: ms("confirm-after", &p.confirm_after, d.confirm_after_ms),
             vantage_stale_after_ms: ms("vantage-stale-after", &p.vantage_stale_after, d.vantage_stale_after_ms),
             event_age_max_ms: ms("event-age-max", &p.event_age_max, d.event_age_max_ms),
@@ -917,6 +919,9 @@ impl Check {
                 "must be between 1 and the number of vantages ({vantages}), or no outage could ever be confirmed"
             );
             self.problem(&key("policy.quorum"), policy.quorum, &fix);
+        }
+        if !(1..=16).contains(&policy.approvals_required) {
+            self.problem(&key("policy.approvals-required"), policy.approvals_required, "must be between 1 and 16");
         }
         if !(1..=16).contains(&policy.failures_min) {
             self.problem(&key("policy.failures-min"), policy.failures_min, "must be between 1 and 16");

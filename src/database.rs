@@ -41,6 +41,9 @@ const LAG: &str =
 const NEWEST: &str = "SELECT (extract(epoch FROM max(at)) * 1000)::bigint FROM aurora_failover_heartbeat
     WHERE starts_with(writer, 'canary/') AND split_part(writer, '@', 2) = $1";
 
+/// The server's clock, in milliseconds since 1970.
+const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
 /// The statement that makes new transactions of this database read-only.
 const READ_ONLY: &str = "SELECT format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database())";
 
@@ -272,6 +275,15 @@ impl Session {
     pub async fn read(&self) -> Result<(), ProbeError> {
         self.client.query_one("SELECT pg_is_in_recovery()", &[]).await?;
         Ok(())
+    }
+
+    /// The server's clock.
+    ///
+    /// # Errors
+    /// Class `server` or `connection`.
+    pub async fn now(&self) -> Result<Timestamp, ProbeError> {
+        let ms: i64 = self.client.query_one(NOW, &[]).await?.get(0);
+        Ok(Timestamp(u64::try_from(ms).unwrap_or_default()))
     }
 
     /// Makes new transactions read-only and ends every other session of this database. The setting does not outlive

@@ -327,7 +327,7 @@ async fn up(options: &Options) -> Result<ExitCode> {
         reads_percent: options.reads.unwrap_or(usual.reads_percent),
         ..usual
     };
-    let running = Stage::start(&stage, &progress).await?;
+    let mut running = Stage::start(&stage, &progress).await?;
     running.steady(&progress).await?;
     progress.done("two regions are up and healthy");
     let trace = options.trace.clone().map(|path| control::Trace::new(path, &stage));

@@ -67,7 +67,7 @@ pub async fn run(clients: usize) -> Result<Vec<Seen>> {
 
 async fn one(cause: Cause, through: Endpoint, count: usize) -> Result<Seen> {
     let progress = Progress::new(&format!("{cause:?}, {through:?}: "));
-    let stage = Stage::start(&StageOptions::default(), &progress).await?;
+    let mut stage = Stage::start(&StageOptions::default(), &progress).await?;
     stage.steady(&progress).await?;
     let fleet = stage.start_clients(through, count)?;
     progress.step(&format!("{count} clients write"));

@@ -399,9 +399,10 @@ impl Stage {
     ///
     /// # Errors
     /// When that takes longer than two minutes, or a process ended.
-    pub async fn steady(&self, progress: &Progress) -> Result<()> {
+    pub async fn steady(&mut self, progress: &Progress) -> Result<()> {
         let began = Instant::now();
         loop {
+            self.all_alive()?;
             let record = self.record().await?;
             let missing = self.missing(record.as_ref());
             let Some(missing) = missing else { return Ok(()) };
@@ -727,9 +728,10 @@ fn controller_name(index: usize) -> String {
     if index == 0 { "controller".to_owned() } else { format!("controller-{}", index + 1) }
 }
 
-/// An address that nobody listens on.
+/// An address that nobody listens on. Not 127.0.0.1: there the port could be taken by a connection that goes out before
+/// it is used.
 fn free_address() -> Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    Ok(std::net::TcpListener::bind("127.0.7.1:0")?.local_addr()?)
 }
 
 fn cluster_id(region: &str) -> String {

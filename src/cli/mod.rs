@@ -2,6 +2,8 @@
 
 mod audit;
 mod dlq;
+mod doctor;
+mod drill;
 mod episodes;
 mod explain;
 mod history;
@@ -131,6 +133,10 @@ enum Command {
     /// operator bus, waits for the answer, and follows what was begun. Exits with 0 when it was carried out and came to
     /// its end, 1 when it was refused, 3 when no answer came in time, 4 when it holds, 5 when it came to nothing.
     Override(override_::Override),
+    /// Look at the real account: is everything there that a failover needs, and does it fit together?
+    Doctor(doctor::Doctor),
+    /// A game day: move the writer of a real cluster by plan, follow it to the end, report on it.
+    Drill(drill::Drill),
     /// Show what a failover or switchover now would do, step by step, without doing it.
     Plan(plan::Plan),
     /// Look at messages that could not be used, and send them on their way again.
@@ -261,6 +267,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Audit(command) => audit::run(command).await.map(good),
             Command::Replay(command) => command.run().await.map(good),
             Command::Plan(command) => command.run().await.map(good),
+            Command::Doctor(command) => command.run().await.map(good),
+            Command::Drill(command) => command.run().await,
             command => dispatch(command).await.map(|()| ExitCode::SUCCESS),
         }
     });
@@ -305,9 +313,12 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Episode(command) => command.run().await,
         Command::Explain(command) => command.run().await,
         Command::Dlq(command) => dlq::run(command).await,
-        Command::Override(_) | Command::Audit(_) | Command::Replay(_) | Command::Plan(_) => {
-            bail!("they have their own exit codes")
-        }
+        Command::Override(_)
+        | Command::Audit(_)
+        | Command::Replay(_)
+        | Command::Plan(_)
+        | Command::Doctor(_)
+        | Command::Drill(_) => bail!("they have their own exit codes"),
         Command::Config(ConfigCommand::Check { file }) => {
             let settings = file.load()?;
             for cluster in &settings.clusters {

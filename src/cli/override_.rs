@@ -158,6 +158,31 @@ impl OrderArgument {
     }
 }
 
+impl Override {
+    /// A planned switchover, followed to its end.
+    pub(super) fn switchover(
+        config: std::path::PathBuf,
+        cluster: String,
+        target: Option<String>,
+        reason: String,
+        on_behalf_of: Option<String>,
+        yes: bool,
+    ) -> Self {
+        Self {
+            file: ConfigFile { config },
+            cluster,
+            order: OrderArgument::Switchover { target },
+            reason,
+            on_behalf_of,
+            expires_in: Duration::from_secs(60),
+            dry_run: false,
+            yes,
+            no_wait: false,
+            direct: false,
+        }
+    }
+}
+
 /// Does the order begin something that is worth following?
 const fn begins(order: &Order) -> bool {
     matches!(order, Order::Failover { .. } | Order::Switchover { .. } | Order::Approve { .. })

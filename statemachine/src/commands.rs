@@ -155,6 +155,7 @@ fn failover(
     let mut episode = record.episode.take().unwrap_or_else(|| Episode::new(record, EpisodeKind::Failover, began_at));
     episode.kind = EpisodeKind::Failover;
     episode.ordered = Some(Ordered { by: by.into(), target: target.cloned() });
+    episode.approved_by(by);
     if allow_data_loss {
         episode.approval = Some(Approval { by: by.into(), allow_data_loss });
     }
@@ -227,7 +228,10 @@ fn approve(state: &State, record: &mut Record, turn: &mut Turn, by: &str, allow_
         return turn.refuse(why);
     }
     if let Some(episode) = &mut record.episode {
-        episode.approval = Some(Approval { by: by.into(), allow_data_loss });
+        // Who came first may have accepted a loss; a second person does not take that back.
+        let accepted = episode.approval.as_ref().is_some_and(|approval| approval.allow_data_loss);
+        episode.approval = Some(Approval { by: by.into(), allow_data_loss: allow_data_loss || accepted });
+        episode.approved_by(by);
     }
     if record.pending_assess().is_none() {
         turn.assess(record, Question::MayFailOver);

@@ -162,6 +162,9 @@ pub struct Policy {
     pub in_region_grace_ms: u64,
     /// An approval that does not come within this time cancels the episode.
     pub approval_timeout_ms: u64,
+    /// Distinct people that an approval, or an operator's failover, needs.
+    #[serde(default = "one")]
+    pub approvals_required: u32,
     /// The longest pause that an operator may ask for.
     pub pause_max_ms: u64,
     /// How long a hold or an unfinished settling waits before RDS is asked again.
@@ -196,6 +199,11 @@ const fn default_retries_max() -> u32 {
     100
 }
 
+/// Records stored before there could be a second person.
+const fn one() -> u32 {
+    1
+}
+
 impl Policy {
     /// The default: probes every 10 s, an outage confirmed by two vantages after 30 s, two automatic failovers a day.
     #[must_use]
@@ -215,6 +223,7 @@ impl Policy {
             failovers_window_ms: 86_400_000,
             in_region_grace_ms: 90_000,
             approval_timeout_ms: 3_600_000,
+            approvals_required: one(),
             pause_max_ms: 86_400_000,
             reassess_every_ms: 30_000,
             assess_deadline_ms: 60_000,

@@ -327,10 +327,17 @@ fn approved(record: &Record, adopted: bool) -> GuardResult {
         (None, None) if adopted => "whoever started it".into(),
         (None, None) => "nobody".into(),
     };
-    let given = approval(record).is_some() || ordered(record).is_some() || adopted;
+    let needed = record.config.policy.approvals_required.max(1);
+    let people = record.episode.as_ref().map_or(0, |episode| episode.approvers.len());
+    let by_itself = record.mode == Mode::Auto && ordered(record).is_none();
     GuardResult {
         guard: Guard::Approved,
-        pass: record.mode == Mode::Auto || given,
-        inputs: vec![input("mode", record.mode.name()), input("by", by)],
+        pass: adopted || by_itself || people as u64 >= u64::from(needed),
+        inputs: vec![
+            input("mode", record.mode.name()),
+            input("by", by),
+            input("people", people),
+            input("needed", needed),
+        ],
     }
 }

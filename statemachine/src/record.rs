@@ -17,6 +17,9 @@ pub const SCHEMA: u32 = 1;
 /// Ids of acted-upon events kept to recognise copies.
 const SEEN_KEPT: usize = 32;
 
+/// Most people that are remembered as standing for an episode.
+const APPROVERS_KEPT: usize = 16;
+
 /// The record of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -275,9 +278,12 @@ pub struct Episode {
     /// The operator's order that began it or moved it on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordered: Option<Ordered>,
-    /// An operator's approval.
+    /// The latest approval of an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Approval>,
+    /// Everybody who ordered or approved it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvers: Vec<String>,
     /// Quorum reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed_at: Option<Timestamp>,
@@ -309,6 +315,13 @@ pub struct Episode {
 }
 
 impl Episode {
+    /// Somebody stands for it.
+    pub(crate) fn approved_by(&mut self, who: &str) {
+        if self.approvers.len() < APPROVERS_KEPT && !self.approvers.iter().any(|known| known == who) {
+            self.approvers.push(who.into());
+        }
+    }
+
     /// A new episode of `record`.
     pub(crate) fn new(record: &Record, kind: EpisodeKind, began_at: Timestamp) -> Self {
         Self {
@@ -317,6 +330,7 @@ impl Episode {
             kind,
             ordered: None,
             approval: None,
+            approvers: Vec::new(),
             confirmed_at: None,
             decided_at: None,
             promoted_at: None,

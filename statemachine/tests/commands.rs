@@ -457,3 +457,36 @@ fn a_configuration_without_the_primary_is_not_taken() {
     assert_eq!(decision.verdict, Verdict::Ignored { reason: Reason::PrimaryNotConfigured });
     assert_eq!(cluster.record().config.hash, "one");
 }
+
+#[test]
+fn where_two_people_are_needed_one_person_twice_is_not_enough() {
+    let two = |cluster: &mut Cluster| cluster.edit(|record| record.config.policy.approvals_required = 2);
+    let mut cluster = held(Mode::Approve);
+    two(&mut cluster);
+    let mut approve = |by: &str| {
+        let mut command = cluster.command(Order::Approve { allow_data_loss: false });
+        command.actor = by.into();
+        cluster.give(Event::Command(command));
+        cluster.done("assess", Report::Assessed(assessment(EAST)));
+        cluster.state()
+    };
+    assert_eq!(approve("alice"), "confirmed-down");
+    assert_eq!(approve("alice"), "confirmed-down");
+    assert_eq!(approve("bob"), "promoting");
+    // Who orders a failover is the first of them, also where the machine may act by itself.
+    let mut ordered = Cluster::healthy(Mode::Auto);
+    two(&mut ordered);
+    ordered.order(Order::Failover { target: None, allow_data_loss: true });
+    ordered.done("assess", Report::Assessed(assessment(EAST)));
+    assert_eq!(ordered.state(), "confirmed-down");
+    let mut second = ordered.command(Order::Approve { allow_data_loss: false });
+    second.actor = "bob".into();
+    ordered.give(Event::Command(second));
+    ordered.done("assess", Report::Assessed(assessment(EAST)));
+    assert_eq!(ordered.state(), "promoting");
+    // The machine itself needs nobody in auto mode.
+    let mut alone = Cluster::confirmed_down(Mode::Auto);
+    two(&mut alone);
+    alone.done("assess", Report::Assessed(assessment(EAST)));
+    assert_eq!(alone.state(), "promoting");
+}

@@ -1,0 +1,340 @@
+//! `aurora-failover doctor`: is everything as it has to be before it is needed.
+
+use super::{ConfigFile, Format, Output, show, show_as, world};
+use anyhow::Result;
+use aurora_failover::config::{ClusterSettings, Settings};
+use aurora_failover::database::{Database, within};
+use aurora_failover::dns::Dns;
+use aurora_failover::effects::World;
+use aurora_failover::sqs::Sqs;
+use aurora_failover::store::{DynamoDb, Store as _};
+use aurora_failover::{aws, clock, identity};
+use aws_config::SdkConfig;
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use statemachine::{Mode, Record, Region, RouteBy, Timestamp};
+use std::fmt::Display;
+use std::time::Duration;
+
+/// A stored heartbeat of a live vantage is not older than this.
+const HEARD_WITHIN_MS: u64 = 150_000;
+
+/// Clocks may differ by so much.
+const CLOCK_SKEW_MAX_MS: u64 = 1_000;
+
+/// With a longer TTL most of an outage is waiting for DNS.
+const TTL_MAX_S: u64 = 60;
+
+/// Longest time for one look at a database.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Look at the real account: is everything there that a failover needs, and does it fit together?
+///
+/// Changes nothing but a heartbeat row in the database. Exits with 0 only if there is no error; each finding comes with
+/// its fix. IAM permissions are not simulated: what this command may read, it reads.
+#[derive(Args)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Severity {
+    Good,
+    Warning,
+    Error,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Finding {
+    severity: Severity,
+    about: String,
+    found: String,
+    fix: Option<&'static str>,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn good(&mut self, about: impl Display, found: impl Display) {
+        self.add(Severity::Good, about, found, None);
+    }
+
+    fn warning(&mut self, about: impl Display, found: impl Display, fix: &'static str) {
+        self.add(Severity::Warning, about, found, Some(fix));
+    }
+
+    fn error(&mut self, about: impl Display, found: impl Display, fix: &'static str) {
+        self.add(Severity::Error, about, found, Some(fix));
+    }
+
+    fn add(&mut self, severity: Severity, about: impl Display, found: impl Display, fix: Option<&'static str>) {
+        self.0.push(Finding { severity, about: about.to_string(), found: found.to_string(), fix });
+    }
+}
+
+impl Doctor {
+    /// Is there no error?
+    pub(super) async fn run(self) -> Result<bool> {
+        let settings = self.file.load()?;
+        let sdk = aws::load(&settings.region, &settings.aws).await;
+        let mut findings = Findings::default();
+        account(&mut findings, &settings, &sdk).await;
+        let world = world(&settings, &sdk)?;
+        let store = DynamoDb::new(&sdk, &settings.table);
+        let database = Database::new(settings.database.clone(), &settings.aws, Dns::new(&settings.nameservers)?)?;
+        for cluster in &settings.clusters {
+            let record = stored(&mut findings, &store, cluster).await;
+            let primary = record.as_ref().map_or(&cluster.config.members[0].region, |record| &record.primary);
+            where_it_runs(&mut findings, &settings, cluster, primary);
+            rds(&mut findings, &world, cluster, primary, &settings.region).await;
+            names(&mut findings, &world, cluster, primary).await;
+            databases(&mut findings, &database, cluster, primary).await;
+        }
+        let errors = findings.0.iter().filter(|finding| finding.severity == Severity::Error).count();
+        let warnings = findings.0.iter().filter(|finding| finding.severity == Severity::Warning).count();
+        if self.output.output != Format::Table {
+            show_as(self.output.output, &findings.0)?;
+            return Ok(errors == 0);
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["", "what", "found", "fix"]);
+        for finding in &findings.0 {
+            let sign = match finding.severity {
+                Severity::Good => "ok",
+                Severity::Warning => "WARNING",
+                Severity::Error => "ERROR",
+            };
+            table.add_row([sign, &finding.about, &finding.found, finding.fix.unwrap_or_default()]);
+        }
+        show(&format!("{table}\n\n{errors} errors, {warnings} warnings; IAM permissions are not simulated"))?;
+        Ok(errors == 0)
+    }
+}
+
+async fn account(findings: &mut Findings, settings: &Settings, sdk: &SdkConfig) {
+    match identity::caller(sdk).await {
+        Ok(arn) => findings.good("identity", arn),
+        Err(error) => findings.error("identity", error, "give this shell AWS credentials, and a way to STS"),
+    }
+    for queue in [&settings.queue, &settings.operator_queue] {
+        match Sqs::open(sdk, queue, &settings.dead_letter_queue).await {
+            Ok(_) => findings.good(format!("queue {queue}"), "is there, and its dead-letter queue"),
+            Err(error) => {
+                findings.error(format!("queue {queue}"), format!("{error:#}"), "run `aurora-failover init`");
+            }
+        }
+    }
+}
+
+/// What the table says, and the record if there is one.
+async fn stored(findings: &mut Findings, store: &DynamoDb, cluster: &ClusterSettings) -> Option<Record> {
+    let about = format!("{} in table {}", cluster.id, store.table());
+    let item = match store.load(&cluster.id).await {
+        Ok(Some(item)) => item,
+        Ok(None) => {
+            findings.error(about, "nothing is stored", "start `aurora-failover serve`");
+            return None;
+        }
+        Err(error) => {
+            findings.error(about, error, "run `aurora-failover init`, and check the access to the table");
+            return None;
+        }
+    };
+    let (record, now) = (item.record, clock::now());
+    findings.good(&about, format!("{}, version {}", record.state.name(), item.version));
+    if !record.proven {
+        findings.error(&about, "it was never seen healthy", "check endpoints, user and password of the vantages");
+    }
+    if record.blind {
+        findings.error(&about, "too few vantages are heard of", "start the vantages, and check their way to the bus");
+    }
+    if record.exposed {
+        findings.error(&about, "no healthy secondary is known", "bring a secondary back, or add one");
+    }
+    if let Some(pause) = &record.paused {
+        let found = format!("paused by {} until {}", pause.by, clock::rfc3339(pause.until));
+        findings.warning(&about, found, "override CLUSTER resume");
+    }
+    if let Some(hold) = &record.hold {
+        findings.warning(&about, format!("holding: {}; {}", hold.detail, hold.release), "do what releases it");
+    }
+    if record.mode == Mode::Observe {
+        findings.warning(&about, "mode observe: it never acts", "set mode = \"approve\" or \"auto\" when you trust it");
+    }
+    vantages(findings, &record, now);
+    lag(findings, &record, now);
+    Some(record)
+}
+
+fn vantages(findings: &mut Findings, record: &Record, now: Timestamp) {
+    let policy = &record.config.policy;
+    for vantage in &policy.vantages {
+        let about = format!("vantage {vantage}");
+        match record.evidence.tracks.get(vantage) {
+            Some(track) if now.since_ms(track.last_seen) <= HEARD_WITHIN_MS => {
+                findings.good(about, format!("heard of {} s ago", now.since_ms(track.last_seen) / 1000));
+            }
+            Some(track) => {
+                let found = format!("not heard of for {} s", now.since_ms(track.last_seen) / 1000);
+                findings.error(about, found, "start it, and check its way to the bus");
+            }
+            None => findings.error(about, "never heard of", "start `aurora-failover canary` there"),
+        }
+    }
+    if policy.vantages.len() < 3 {
+        let found = format!("{} vantages", policy.vantages.len());
+        findings.warning(
+            "quorum",
+            found,
+            "have at least three, one outside both regions: two cannot outvote each other",
+        );
+    }
+    if policy.quorum < 2 {
+        findings.warning("quorum", "one vantage alone can confirm an outage", "set quorum = 2 or more");
+    }
+}
+
+fn lag(findings: &mut Findings, record: &Record, now: Timestamp) {
+    let secondaries = record.config.members.iter().filter(|member| member.region != record.primary);
+    for member in secondaries {
+        let about = format!("lag of {}", member.region);
+        match record.evidence.lag.get(&member.region) {
+            None => findings.error(about, "unknown, and unknown counts as too much", "check its reader endpoint"),
+            Some(lag) => {
+                let found = format!("{} ms, {} s ago", lag.ms, now.since_ms(lag.at) / 1000);
+                if lag.ms > record.config.policy.rpo_max_ms {
+                    findings.warning(about, found, "it is over rpo-max: a failover would wait for a human");
+                } else {
+                    findings.good(about, found);
+                }
+            }
+        }
+    }
+}
+
+fn where_it_runs(findings: &mut Findings, settings: &Settings, cluster: &ClusterSettings, primary: &Region) {
+    let about = format!("controller of {}", cluster.id);
+    if settings.region == *primary {
+        let fix = "run it in a standby region or a third one: it must work when the primary's region is gone";
+        findings.error(about, format!("its region {} is the primary's", settings.region), fix);
+    } else {
+        findings.good(about, format!("in {}, away from the primary in {primary}", settings.region));
+    }
+}
+
+async fn rds(findings: &mut Findings, world: &World, cluster: &ClusterSettings, primary: &Region, own: &Region) {
+    let about = format!("global cluster {}", cluster.id);
+    let seen = match world.rds.global_cluster(own, &cluster.id).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            findings.error(about, error, "check its identifier, and rds:DescribeGlobalClusters");
+            return;
+        }
+    };
+    findings.good(&about, format!("{}, engine {}", seen.status, seen.engine_version));
+    for member in &seen.members {
+        if !cluster.config.members.iter().any(|known| known.arn == member.arn) {
+            findings.warning(&about, format!("{} is not configured", member.arn), "add it as [[cluster.member]]");
+        }
+    }
+    for member in &cluster.config.members {
+        let about = format!("cluster in {}", member.region);
+        let Some(listed) = seen.members.iter().find(|listed| listed.arn == member.arn) else {
+            findings.error(about, format!("RDS does not list {}", member.arn), "correct the ARN in the configuration");
+            continue;
+        };
+        if listed.writer != (member.region == *primary) {
+            let found = if listed.writer { "RDS says it is the writer" } else { "RDS says it is not the writer" };
+            findings.error(&about, found, "the record and RDS differ: look at `explain`");
+        }
+        match world.rds.cluster(&member.region, &member.arn).await {
+            Err(error) => findings.error(about, error, "check rds:DescribeDBClusters in that region"),
+            Ok(facts) if facts.instances == 0 => {
+                findings.error(about, "it has no instance", "add one: a headless secondary cannot be promoted");
+            }
+            Ok(facts) if facts.engine_version != seen.engine_version => {
+                let found = format!("engine {}, the global cluster has {}", facts.engine_version, seen.engine_version);
+                findings.error(about, found, "upgrade it: versions must match for a failover");
+            }
+            Ok(facts) if facts.status != "available" => {
+                findings.error(about, format!("status {}", facts.status), "wait until it is available");
+            }
+            Ok(facts) => findings.good(about, format!("available, {} instances", facts.instances)),
+        }
+    }
+}
+
+async fn names(findings: &mut Findings, world: &World, cluster: &ClusterSettings, primary: &Region) {
+    let Some(writer) = cluster.config.members.iter().find(|member| member.region == *primary) else { return };
+    for route in &cluster.config.routes {
+        let about = format!("name {}", route.name);
+        match world.dns.cname(&route.name).await {
+            Err(error) => findings.error(&about, error, "create the record, or correct the name"),
+            Ok(target) if target != writer.endpoint => {
+                let fix = "make it a CNAME of the writer's endpoint; a failover swaps exactly that value";
+                findings.error(&about, format!("it leads to {target}, not to {}", writer.endpoint), fix);
+            }
+            Ok(target) => findings.good(&about, format!("leads to {target}")),
+        }
+        if route.by != RouteBy::Record {
+            continue;
+        }
+        match world.route53.current(&route.zone, &route.name).await {
+            Err(error) => findings.error(&about, error, "check the zone, and route53:ListResourceRecordSets"),
+            Ok(None) => findings.error(&about, format!("zone {} has no such CNAME", route.zone), "create the record"),
+            Ok(Some(record)) if record.ttl_s != route.ttl_s => {
+                let found = format!("TTL {} s, configured {} s", record.ttl_s, route.ttl_s);
+                findings.warning(&about, found, "give the record the configured TTL");
+            }
+            Ok(Some(record)) if record.ttl_s > TTL_MAX_S => {
+                findings.warning(
+                    &about,
+                    format!("TTL {} s", record.ttl_s),
+                    "lower it: clients wait for it in an outage",
+                );
+            }
+            Ok(Some(record)) => findings.good(&about, format!("TTL {} s", record.ttl_s)),
+        }
+    }
+}
+
+async fn databases(findings: &mut Findings, database: &Database, cluster: &ClusterSettings, primary: &Region) {
+    for (member, reader) in cluster.config.members.iter().zip(&cluster.reader_endpoints) {
+        let is_primary = member.region == *primary;
+        let endpoint = if is_primary { &member.endpoint } else { reader };
+        let about = format!("database at {endpoint}");
+        let looked = within(LOOK_WITHIN, async {
+            let session = database.connect(endpoint).await?;
+            if is_primary {
+                session.write("doctor", 0).await?;
+            } else {
+                session.read().await?;
+            }
+            session.now().await
+        });
+        match looked.await {
+            Err(error) => findings.error(about, error, "check endpoint, network, user, password and grants"),
+            Ok(its) => {
+                let now = clock::now();
+                let apart_ms = now.since_ms(its).max(its.since_ms(now));
+                if apart_ms > CLOCK_SKEW_MAX_MS {
+                    findings.warning(
+                        about,
+                        format!("its clock is {apart_ms} ms off this one"),
+                        "set this clock by NTP",
+                    );
+                } else {
+                    findings.good(about, if is_primary { "commits" } else { "answers" });
+                }
+            }
+        }
+    }
+}
