@@ -1,6 +1,7 @@
 //! Drills with the real binary on real PostgreSQL and DNS, one after another: each one wants the machine.
 #![cfg(feature = "lab")]
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -240,6 +241,247 @@ fn a_running_lab_takes_orders_from_another_terminal() {
     lab.kill().expect("it runs");
     lab.wait().expect("it ends");
     assert_gone(&dir);
+}
+
+/// A command of the product in the lab's environment: its exit code, and all that it says.
+fn product(environment: &[(String, String)], arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(BINARY);
+    command.args(arguments).envs(environment.iter().cloned()).stdin(Stdio::null());
+    let output = command.output().expect("the binary starts");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8(said).expect("text"))
+}
+
+/// The same for a command that has to succeed and prints JSON.
+fn json(environment: &[(String, String)], arguments: &[&str]) -> Value {
+    let (code, said) = product(environment, &[arguments, &["--output", "json"]].concat());
+    assert_eq!(code, 0, "{arguments:?}: {said}");
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said}"))
+}
+
+fn wait_for_closed_episodes(environment: &[(String, String)], count: usize) -> Value {
+    let began = Instant::now();
+    loop {
+        let episodes = json(environment, &["episodes"]);
+        let all = episodes.as_array().expect("a list");
+        if all.iter().filter(|episode| episode["outcome"] == "completed").count() >= count {
+            return episodes;
+        }
+        assert!(began.elapsed() < Duration::from_secs(90), "{episodes:#}");
+        std::thread::park_timeout(Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn operators_and_auditors_get_every_answer_of_a_real_failover() {
+    let _machine = alone();
+    let (mut lab, dir, environment) = start_with_environment();
+    let run = |arguments: &[&str]| product(&environment, arguments);
+    let good = |arguments: &[&str]| {
+        let (code, said) = run(arguments);
+        assert_eq!(code, 0, "{arguments:?}: {said}");
+        said
+    };
+    let file = |name: &str| dir.join(name).to_str().expect("text").to_owned();
+
+    // Before anything happens.
+    assert!(good(&["doctor"]).contains("0 errors"));
+    let plan = good(&["plan", "orders"]);
+    assert!(
+        plan.contains("it would then make us-west-2 the writer") && plan.contains("guard approved passes"),
+        "{plan}"
+    );
+    let dry = good(&["override", "orders", "switchover", "--reason", "test", "--dry-run"]);
+    assert!(
+        dry.contains("RDS in us-west-2")
+            && dry.contains("DNS: db.orders.example.com.")
+            && dry.contains("Nothing was sent"),
+        "{dry}"
+    );
+    let (code, refused) = run(&["override", "orders", "abort", "--reason", "test", "--yes"]);
+    assert!(code == 1 && refused.contains("nothing to abort"), "{code} {refused}");
+    assert!(good(&["status"]).contains("website us-east-2: ok"));
+    assert!(good(&["status", "--output", "yaml"]).contains("cluster: orders"));
+
+    // A region dies and returns.
+    let lab_order = |order: &[&str]| {
+        let output = output(start(&[order, &["--lab", dir.to_str().expect("text")]].concat()));
+        assert!(output.status.success(), "{order:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    lab_order(&["fault", "lose-region", "us-east-2"]);
+    let began = Instant::now();
+    while json(&environment, &["status"])[0]["record"]["state"]["name"] != "stable" {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", run(&["status"]).1);
+        std::thread::park_timeout(Duration::from_millis(300));
+    }
+    lab_order(&["heal", "lose-region", "us-east-2"]);
+    let episodes = wait_for_closed_episodes(&environment, 1);
+    // On a busy machine there may be an averted suspicion before.
+    let completed = episodes.as_array().and_then(|all| all.iter().find(|one| one["outcome"] == "completed"));
+    let id = completed.expect("one")["id"].as_str().expect("an id");
+
+    // What came of it.
+    let page = file("episode.html");
+    let report = json(&environment, &["episode", id, "--html", &page]);
+    assert_eq!(report["outcome"], "completed");
+    assert_eq!((&report["primary-before"], &report["primary-after"]), (&"us-east-2".into(), &"us-west-2".into()));
+    assert!(report["rto-ms"].as_u64().is_some_and(|ms| ms > 300) && report["rpo-bound-ms"].is_u64(), "{report:#}");
+    let phases: Vec<&str> =
+        report["phases"].as_array().expect("a list").iter().filter_map(|p| p["name"].as_str()).collect();
+    assert_eq!(phases, ["detect", "decide", "promote", "reroute", "verify", "settle"]);
+    assert!(report["probes"].as_array().is_some_and(|probes| probes.len() >= 6), "{report:#}");
+    let page = fs::read_to_string(page).expect("the page");
+    assert!(
+        page.contains("<svg") && page.contains("What the vantages saw") && !page.contains("http"),
+        "it needs nothing else"
+    );
+    assert!(good(&["episode", "last"]).contains("Where the time went"));
+    assert!(good(&["episode", "last", "--output", "markdown"]).contains("| outcome | completed |"));
+    let why = good(&["explain", "orders"]);
+    assert!(
+        why.contains("No automatic failover: the last failover was") && why.contains("How it came to this"),
+        "{why}"
+    );
+    let confirmed = json(&environment, &["history", "--rule", "quorum-confirmed"]);
+    let version = confirmed[0]["version"].to_string();
+    let turn = good(&["explain", "orders", "--version", &version]);
+    assert!(
+        turn.contains("So it went from suspect to confirmed-down") && turn.contains("guard still-down passes"),
+        "{turn}"
+    );
+    let then = good(&["explain", "orders", "--at", &at(&confirmed[0])]);
+    assert!(then.contains("orders is confirmed-down since"), "{then}");
+
+    // Found by whatever is known of it.
+    let count = |arguments: &[&str]| {
+        json(&environment, &[&["history", "--limit", "1000"], arguments].concat()).as_array().map_or(0, Vec::len)
+    };
+    let all = count(&[]);
+    assert_eq!(count(&["--since", "1h"]), all);
+    assert_eq!(count(&["--until", "1h"]), 0);
+    assert_eq!(count(&["--outcome", "completed"]), 1);
+    assert_eq!(count(&["--state", "promoting", "--event", "result", "--rule", "guards-passed"]), 1);
+    assert!(count(&["--episode", id]) > 5 && count(&["--episode", id]) < all);
+    assert!(count(&["--actor", "arn:aws:iam::000000000000:user/lab"]) >= 1);
+    let (code, none) = run(&["history", "--state", "asleep"]);
+    assert!(code == 1 && none.contains("no turn is like that"), "{none}");
+
+    // Whole, and taken elsewhere.
+    let verified = json(&environment, &["audit", "verify"]);
+    assert!(verified["flaws"].as_array().is_some_and(Vec::is_empty), "{verified}");
+    let rows = verified["rows"].as_u64().expect("a number") as usize;
+    let anchor = verified["newest"].as_str().expect("the newest").to_owned();
+    let (lines, table, columns) = (file("all.jsonl"), file("all.csv"), file("all.parquet"));
+    good(&["audit", "export", "--to", &lines]);
+    good(&["audit", "export", "--format", "csv", "--to", &table]);
+    good(&["audit", "export", "--format", "parquet", "--to", &columns]);
+    assert!(fs::read_to_string(lines).expect("written").lines().count() >= rows);
+    assert!(fs::read_to_string(table).expect("written").starts_with("cluster,version,at,"));
+    let columns = fs::read(columns).expect("written");
+    assert!(columns.starts_with(b"PAR1") && columns.ends_with(b"PAR1"));
+
+    // The same again, and by another policy.
+    assert!(good(&["replay"]).contains("byte for byte"));
+    assert!(good(&["replay", id]).contains("byte for byte"));
+    let own = fs::read_to_string(dir.join("aurora-failover.toml")).expect("the lab's configuration");
+    let other = |name: &str, policy: &str| {
+        fs::write(dir.join(name), format!("{own}{policy}\n")).expect("written");
+        json(&environment, &["replay", id, "--policy", &file(name)])[0].clone()
+    };
+    let slow = other("slow.toml", "confirm-after = \"5m\"");
+    assert_eq!(
+        (&slow["recorded"]["verdict"], &slow["other"]["verdict"]),
+        (&"confirmed".into(), &"undecided".into()),
+        "{slow:#}"
+    );
+    let hasty = other("hasty.toml", "failures-min = 1\nquorum = 1\nconfirm-after = \"1ms\"");
+    let after = |judged: &Value| judged["after-ms"].as_u64().expect("confirmed");
+    assert!(after(&hasty["other"]) < after(&hasty["recorded"]), "{hasty:#}");
+
+    // Past the bus, by plan, and back.
+    let direct =
+        good(&["override", "orders", "pause", "--for", "1m", "--reason", "the bus is down", "--yes", "--direct"]);
+    assert!(direct.contains("straight into the table"), "{direct}");
+    assert!(good(&["history", "--event", "command", "--limit", "1"]).contains("user/lab (direct)"));
+    good(&["override", "orders", "resume", "--reason", "it is back", "--yes", "--on-behalf-of", "alice"]);
+    let drilled = good(&["drill", "orders", "--switchover", "--reason", "game day", "--yes"]);
+    assert!(
+        drilled.contains("kind                         switchover")
+            && drilled.contains("outcome                      completed"),
+        "{drilled}"
+    );
+
+    // Whoever touches a row is found.
+    let flaws_after = |tamper: &dyn Fn()| {
+        tamper();
+        let (code, said) = run(&["audit", "verify", "--anchor", &anchor]);
+        assert_eq!(code, 1, "{said}");
+        said
+    };
+    let table = Table::of(&environment);
+    let third = table.get(3);
+    let changed = flaws_after(&|| table.put(3, &third.replace("\"actor\":\"", "\"actor\":\"not ")));
+    assert!(changed.contains("row 3 was changed"), "{changed}");
+    let missing = flaws_after(&|| table.delete(3));
+    assert!(missing.contains("row 4 does not follow the row before it"), "{missing}");
+    let fourth = table.get(4);
+    let reordered = flaws_after(&|| {
+        table.put(3, &fourth);
+        table.put(4, &third);
+    });
+    assert!(reordered.contains("does not follow the row before it"), "{reordered}");
+    lab.kill().expect("it runs");
+    lab.wait().expect("it ends");
+    assert_gone(&dir);
+}
+
+/// The time of a row, as the command line takes it.
+fn at(row: &Value) -> String {
+    let ms = i64::try_from(row["at"].as_u64().expect("a time")).expect("in range");
+    jiff::Timestamp::from_millisecond(ms).expect("in range").to_string()
+}
+
+/// The lab's table, past the product.
+struct Table {
+    runtime: tokio::runtime::Runtime,
+    client: aws_sdk_dynamodb::Client,
+}
+
+impl Table {
+    fn of(environment: &[(String, String)]) -> Self {
+        let value = |name: &str| environment.iter().find(|(known, _)| known == name).expect("exported").1.clone();
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
+            .region(aws_sdk_dynamodb::config::Region::new("us-west-2"))
+            .endpoint_url(value("AWS_ENDPOINT_URL"))
+            .credentials_provider(aws_sdk_dynamodb::config::Credentials::new("lab", "lab", None, None, "test"))
+            .build();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        Self { runtime, client: aws_sdk_dynamodb::Client::from_conf(config) }
+    }
+
+    fn key(version: u64) -> [(String, AttributeValue); 2] {
+        let text = |text: String| AttributeValue::S(text);
+        [("PK".into(), text("CLUSTER#orders".into())), ("SK".into(), text(format!("HIST#{version:020}")))]
+    }
+
+    fn get(&self, version: u64) -> String {
+        let asked =
+            self.client.get_item().table_name("aurora-failover").set_key(Some(Self::key(version).into())).send();
+        let found = self.runtime.block_on(asked).expect("DynamoDB answers").item.expect("it is there");
+        found["row"].as_s().expect("text").clone()
+    }
+
+    fn put(&self, version: u64, row: &str) {
+        let item = Self::key(version).into_iter().chain([("row".into(), AttributeValue::S(row.into()))]).collect();
+        let put = self.client.put_item().table_name("aurora-failover").set_item(Some(item)).send();
+        self.runtime.block_on(put).expect("DynamoDB takes it");
+    }
+
+    fn delete(&self, version: u64) {
+        let delete = self.client.delete_item().table_name("aurora-failover").set_key(Some(Self::key(version).into()));
+        self.runtime.block_on(delete.send()).expect("DynamoDB takes it");
+    }
 }
 
 #[test]
