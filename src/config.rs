@@ -25,6 +25,8 @@ pub struct Settings {
     pub region: Region,
     /// DynamoDB table.
     pub table: String,
+    /// How long history rows are kept; for ever when there is none.
+    pub retention: Option<Duration>,
     /// EventBridge bus that probes arrive on.
     pub event_bus: String,
     /// SQS queue that the bus feeds.
@@ -259,6 +261,7 @@ struct File {
     profile: Profile,
     #[serde(default = "default_name")]
     table: String,
+    retention: Option<String>,
     #[serde(default = "default_name")]
     event_bus: String,
     #[serde(default = "default_queue")]
@@ -623,6 +626,7 @@ impl Check {
         Settings {
             region: Region(file.region),
             table: file.table,
+            retention: file.retention.as_ref().map(|text| self.duration("retention", text)),
             operator_bus: file.operator_bus.unwrap_or_else(|| format!("{}-operator", file.event_bus)),
             operator_queue: file.operator_queue.unwrap_or_else(|| format!("{}-operator", file.queue)),
             event_bus: file.event_bus,

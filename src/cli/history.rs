@@ -1,7 +1,7 @@
 //! `aurora-failover history`: what was decided, and why.
 
 use super::{ConfigFile, Format, Output, show, show_as, when};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use aurora_failover::audit::explain;
 use aurora_failover::config::Settings;
 use aurora_failover::store::{DynamoDb, HistoryRow, Path};
@@ -145,7 +145,8 @@ impl History {
             return show_as(self.output.output, &rows);
         }
         if rows.is_empty() {
-            bail!("no turn is like that; see `history --help` for what can be asked");
+            eprintln!("no turn is like that; see `history --help` for what can be asked");
+            return Ok(());
         }
         show(&table(&rows, settings.clusters.len() > 1).to_string())?;
         if rows.len() == self.limit {

@@ -13,6 +13,7 @@ mod plan;
 mod replay;
 mod report;
 mod status;
+mod watch;
 mod when;
 
 use self::log::Log;
@@ -113,6 +114,9 @@ enum Command {
         file: ConfigFile,
         #[command(flatten)]
         output: Output,
+        /// Stay, and show it live: what needs attention first, and the last turns. `q` ends.
+        #[arg(long, conflicts_with = "output")]
+        watch: bool,
     },
     /// Show what was decided, and why, newest first: by cluster, time, state, actor, outcome, rule, kind of event.
     History(history::History),
@@ -307,7 +311,7 @@ async fn dispatch(command: Command) -> Result<()> {
             let sdk = aws::load(&settings.region, &settings.aws).await;
             infrastructure::init(&sdk, &settings, |part| println!("ready: {part}")).await
         }
-        Command::Status { file, output } => status::run(&file.load()?, output.output).await,
+        Command::Status { file, output, watch } => status::run(&file.load()?, output.output, watch).await,
         Command::History(command) => command.run().await,
         Command::Episodes(command) => command.run().await,
         Command::Episode(command) => command.run().await,
@@ -384,7 +388,7 @@ async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool, vantag
     }
     let sdk = aws::load(&settings.region, &settings.aws).await;
     let world = world(&settings, &sdk)?;
-    let store = Arc::new(DynamoDb::new(&sdk, &settings.table));
+    let store = Arc::new(DynamoDb::new(&sdk, &settings.table).keeping(settings.retention));
     let decoder = Arc::new(Decoder::new(&settings.clusters));
     let mut inboxes = Vec::new();
     for (channel, queue) in [(Channel::Evidence, &settings.queue), (Channel::Operator, &settings.operator_queue)] {

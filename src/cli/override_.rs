@@ -195,7 +195,7 @@ pub(super) async fn run(given: Override) -> Result<ExitCode> {
         bail!("--reason is needed: it is kept in the history");
     }
     let sdk = aws::load(&settings.region, &settings.aws).await;
-    let store = DynamoDb::new(&sdk, &settings.table);
+    let store = DynamoDb::new(&sdk, &settings.table).keeping(settings.retention);
     let Some(item) = store.load(&cluster).await? else {
         bail!("nothing is stored of {cluster} yet; is the controller running?");
     };

@@ -8,9 +8,16 @@ use aurora_failover::{aws, clock};
 use comfy_table::{Table, presets};
 use statemachine::Timestamp;
 
-pub(super) async fn run(settings: &Settings, format: Format) -> Result<()> {
+/// What is shown of a cluster.
+pub(super) const HEADER: [&str; 10] =
+    ["cluster", "state", "since", "mode", "primary", "epoch", "vantages", "observed", "lag", "notes"];
+
+pub(super) async fn run(settings: &Settings, format: Format, watch: bool) -> Result<()> {
     let sdk = aws::load(&settings.region, &settings.aws).await;
     let store = DynamoDb::new(&sdk, &settings.table);
+    if watch {
+        return super::watch::run(settings, &store).await;
+    }
     let mut items = Vec::new();
     for cluster in &settings.clusters {
         items.push((&cluster.id, store.load(&cluster.id).await?));
@@ -23,17 +30,17 @@ pub(super) async fn run(settings: &Settings, format: Format) -> Result<()> {
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["cluster", "state", "since", "mode", "primary", "epoch", "vantages", "observed", "lag", "notes"]);
+    table.set_header(HEADER);
     for (id, item) in items {
         match item {
-            Some(item) => table.add_row(row(&item, clock::now())),
+            Some(item) => table.add_row(cells(&item, clock::now())),
             None => table.add_row([id.as_str(), "(nothing stored yet)"]),
         };
     }
     show(&format!("{table}\nAs the record in table {} says; the world may have moved on.", settings.table))
 }
 
-fn row(item: &Item, now: Timestamp) -> [String; 10] {
+pub(super) fn cells(item: &Item, now: Timestamp) -> [String; 10] {
     let record = &item.record;
     let votes = record.evidence.tracks.iter().map(|(vantage, track)| {
         let seen = match (track.isolated, track.failures.len(), &track.connect_failure) {

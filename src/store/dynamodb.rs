@@ -12,6 +12,7 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use statemachine::{ClusterId, ControllerId, Episode, EpisodeId, EpisodeOutcome, Record, Timestamp};
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// Key attributes of the table.
 pub const KEYS: (&str, &str) = ("PK", "SK");
@@ -33,13 +34,22 @@ pub(super) type Attributes = HashMap<String, AttributeValue>;
 pub struct DynamoDb {
     pub(super) client: Client,
     pub(super) table: String,
+    /// How long history rows are kept, in milliseconds; for ever when there is none.
+    retention_ms: Option<u64>,
 }
 
 impl DynamoDb {
     /// A store on `table`.
     #[must_use]
     pub fn new(sdk: &SdkConfig, table: &str) -> Self {
-        Self { client: Client::new(sdk), table: table.into() }
+        Self { client: Client::new(sdk), table: table.into(), retention_ms: None }
+    }
+
+    /// The same, with history rows that DynamoDB may delete so long after they were written: they carry the time in
+    /// `expires`, in seconds, for the table's time to live.
+    #[must_use]
+    pub fn keeping(self, retention: Option<Duration>) -> Self {
+        Self { retention_ms: retention.map(|kept| u64::try_from(kept.as_millis()).unwrap_or(u64::MAX)), ..self }
     }
 
     /// Its table.
@@ -132,7 +142,7 @@ impl Store for DynamoDb {
     }
 
     async fn append(&self, row: &HistoryRow) -> Result<(), StoreError> {
-        self.put_once(write_row(row)).await?;
+        self.put_once(write_row(row, self.retention_ms)).await?;
         if let (Some(closed), Some(outcome)) = (&row.closed, row.outcome) {
             self.note_closed(row, closed, outcome).await?;
         }
@@ -252,7 +262,7 @@ fn read_item(cluster: &ClusterId, attributes: &Attributes) -> Result<Item, Store
     Ok(Item { version, decision_id: get("decision_id")?.clone(), record, row })
 }
 
-fn write_row(row: &HistoryRow) -> Attributes {
+fn write_row(row: &HistoryRow, retention_ms: Option<u64>) -> Attributes {
     let mut attributes = HashMap::from([
         ("PK".into(), partition(&row.cluster)),
         ("SK".into(), text(format!("HIST#{:020}", row.version))),
@@ -262,6 +272,9 @@ fn write_row(row: &HistoryRow) -> Attributes {
         ("actor".into(), text(&row.actor)),
         ("row".into(), json(row)),
     ]);
+    if let Some(kept_ms) = retention_ms {
+        attributes.insert("expires".into(), number(row.at.plus_ms(kept_ms).0 / 1000));
+    }
     if let Some(episode) = &row.episode {
         attributes.insert("episode".into(), text(episode.as_str()));
     }
