@@ -26,6 +26,9 @@ const WRITES_AFTER_WITHIN: Duration = Duration::from_secs(20);
 /// Pause between the killing of the controller and its new start.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
+/// Where RDS takes Aurora's time, everything that is awaited may take so many times longer.
+const AURORA_PATIENCE: u32 = 10;
+
 /// How to run a drill. What is not given is as the scenario says.
 #[derive(Debug, Clone)]
 pub struct DrillOptions {
@@ -325,7 +328,10 @@ impl<'a> Course<'a> {
                 breakage.undo(stage).await?;
                 Ok(())
             }
-            Act::Wait(condition, within) => self.wait(stage, condition, *within).await?,
+            Act::Wait(condition, within) => {
+                let patience = if self.options.aurora_timing { AURORA_PATIENCE } else { 1 };
+                self.wait(stage, condition, *within * patience).await?
+            }
             Act::Watch(condition, during) => self.watch(stage, condition, *during).await?,
             Act::Command(order, refusal) => {
                 let (code, said) = stage.product(&scenario::order(order)?).await?;
