@@ -2,7 +2,7 @@
 
 use super::history::word;
 use aurora_failover::audit::explain;
-use aurora_failover::audit::report::{Phase, Report};
+use aurora_failover::audit::report::{Held, Ordered, Phase, Report};
 use aurora_failover::clock::rfc3339;
 use comfy_table::{CellAlignment, Table, presets};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -40,6 +40,23 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
     ];
     facts.retain(|(_, value)| !value.is_empty());
     facts
+}
+
+/// What is told in sentences, with its title: only what there is.
+fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
+    let held = |held: &Held| format!("{} for {} ms: {}", rfc3339(held.at), held.ms, held.why);
+    let ordered = |order: &Ordered| {
+        let verdict = if order.accepted { "done" } else { "refused" };
+        let Ordered { at, actor, order, reason, answer, .. } = order;
+        format!("{} {order} by {actor} ({reason}): {verdict}: {answer}", rfc3339(*at))
+    };
+    let mut sections = vec![
+        ("What it waited for", report.holds.iter().map(held).collect::<Vec<_>>()),
+        ("Who ordered what", report.orders.iter().map(ordered).collect()),
+        ("The guards of the decision", report.guards.iter().map(explain::guard).collect()),
+    ];
+    sections.retain(|(_, lines)| !lines.is_empty());
+    sections
 }
 
 fn table(header: &[&str]) -> Table {
@@ -83,32 +100,8 @@ pub(super) fn text(report: &Report) -> String {
         ]);
     }
     let _infallible = writeln!(text, "{moments}");
-    if !report.holds.is_empty() {
-        text.push_str("\nWhat it waited for\n");
-        for held in &report.holds {
-            let _infallible = writeln!(text, "{} for {} ms: {}", rfc3339(held.at), held.ms, held.why);
-        }
-    }
-    if !report.orders.is_empty() {
-        text.push_str("\nWho ordered what\n");
-        for order in &report.orders {
-            let verdict = if order.accepted { "done" } else { "refused" };
-            let _infallible = writeln!(
-                text,
-                "{} {} by {} ({}): {verdict}: {}",
-                rfc3339(order.at),
-                order.order,
-                order.actor,
-                order.reason,
-                order.answer
-            );
-        }
-    }
-    if !report.guards.is_empty() {
-        text.push_str("\nThe guards of the decision\n");
-        for guard in &report.guards {
-            let _infallible = writeln!(text, "{}", explain::guard(guard));
-        }
+    for (title, lines) in sections(report) {
+        let _infallible = writeln!(text, "\n{title}\n{}", lines.join("\n"));
     }
     text.trim_end().to_owned()
 }
@@ -140,32 +133,8 @@ pub(super) fn markdown(report: &Report) -> String {
             cell(&moment.detail)
         );
     }
-    if !report.holds.is_empty() {
-        text.push_str("\n## What it waited for\n\n");
-        for held in &report.holds {
-            let _infallible = writeln!(text, "- {} for {} ms: {}", rfc3339(held.at), held.ms, held.why);
-        }
-    }
-    if !report.orders.is_empty() {
-        text.push_str("\n## Who ordered what\n\n");
-        for order in &report.orders {
-            let verdict = if order.accepted { "done" } else { "refused" };
-            let _infallible = writeln!(
-                text,
-                "- {}: `{}` by {} ({}): {verdict}: {}",
-                rfc3339(order.at),
-                order.order,
-                order.actor,
-                order.reason,
-                order.answer
-            );
-        }
-    }
-    if !report.guards.is_empty() {
-        text.push_str("\n## The guards of the decision\n\n");
-        for guard in &report.guards {
-            let _infallible = writeln!(text, "- {}", explain::guard(guard));
-        }
+    for (title, lines) in sections(report) {
+        let _infallible = writeln!(text, "\n## {title}\n\n- {}", lines.join("\n- "));
     }
     text.trim_end().to_owned()
 }
@@ -219,24 +188,9 @@ pub(super) fn html(report: &Report) -> String {
                         }
                     }
                 }
-                @if !report.holds.is_empty() {
-                    h2 { "What it waited for" }
-                    ul { @for held in &report.holds { li { (rfc3339(held.at)) " for " (held.ms) " ms: " (held.why) } } }
-                }
-                @if !report.orders.is_empty() {
-                    h2 { "Who ordered what" }
-                    ul {
-                        @for order in &report.orders {
-                            li {
-                                (rfc3339(order.at)) " " strong { (order.order) } " by " (order.actor) " (" (order.reason) "): "
-                                (if order.accepted { "done" } else { "refused" }) ": " (order.answer)
-                            }
-                        }
-                    }
-                }
-                @if !report.guards.is_empty() {
-                    h2 { "The guards of the decision" }
-                    ul { @for guard in &report.guards { li { (explain::guard(guard)) } } }
+                @for (title, lines) in sections(report) {
+                    h2 { (title) }
+                    ul { @for line in lines { li { (line) } } }
                 }
             }
         }
