@@ -46,7 +46,9 @@ impl Explain {
             None => {
                 let item =
                     store.load(&cluster).await?.context("nothing is stored of it yet; is the controller running?")?;
-                (item.record, clock::now(), item.version)
+                // Quiet evidence is stored once in a while: it is judged as of the time that it is of.
+                let of = item.record.last_now;
+                (item.record, of, item.version)
             }
             Some(at) => {
                 let after = store.version_at(&cluster, Timestamp(at.0 + 1)).await?;

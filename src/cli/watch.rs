@@ -108,7 +108,8 @@ fn draw(frame: &mut Frame<'_>, view: &View, now: Timestamp) {
         let cells = cells.into_iter().map(|cell| Cell::from(Text::from(cell)));
         Row::new(cells).height(u16::try_from(height).unwrap_or(1).max(1)).style(style)
     });
-    let widths = [12, 15, 24, 8, 12, 6, 34, 34, 30, 40].map(Constraint::Max);
+    let fixed = [12, 15, 24, 8, 14, 6].map(Constraint::Length);
+    let widths = fixed.into_iter().chain([2, 2, 2, 3].map(Constraint::Fill));
     let header = Row::new(HEADER).style(Style::new().add_modifier(Modifier::BOLD));
     frame.render_widget(Table::new(rows, widths).header(header), fleet);
     let lines = view.turns.iter().map(|row| {
