@@ -115,7 +115,7 @@ fn a_lost_region_is_replaced_and_every_millisecond_is_accounted_for() {
     let result = drill(&["drill", "region-loss", "--json", "--html", html]);
     assert_recovered(&result);
     let page = fs::read_to_string(page.path()).expect("it is written");
-    for text in ["<svg", "writes per second", "confirmed-down", "us-east-2 vanishes", "passed"] {
+    for text in ["<svg", "statements per second", "confirmed-down", "us-east-2 vanishes", "passed"] {
         assert!(page.contains(text), "{text} is not in the page");
     }
     let phases = result["phases"].as_array().expect("phases");
@@ -222,7 +222,7 @@ fn what_was_done_is_written_as_a_trace_and_a_replay_of_it_takes_the_same_path() 
     let _machine = alone();
     let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
     let path = file.path().to_str().expect("text");
-    let first = drill(&["region-loss", "--json", "--trace", path, "--clients", "3", "--reads", "40"]);
+    let first = drill(&["drill", "region-loss", "--json", "--trace", path, "--clients", "3", "--reads", "40"]);
     let trace = fs::read_to_string(path).expect("the trace");
     assert!(trace.contains("fault = \"lose-region us-east-2\"") && trace.contains("at = \""), "{trace}");
     let output = output(start(&["replay", path, "--json"]));
@@ -525,7 +525,13 @@ fn an_operator_pauses_orders_and_is_answered() {
     let (mut lab, dir, environment) = start_with_environment();
     let order = |arguments: &[&str]| {
         let mut command = Command::new(BINARY);
-        command.args(["override", "orders"]).args(arguments).args(["--reason", "test", "--actor", "alice", "--yes"]);
+        command.args(["override", "orders"]).args(arguments).args([
+            "--reason",
+            "test",
+            "--on-behalf-of",
+            "alice",
+            "--yes",
+        ]);
         let output = command.envs(environment.clone()).output().expect("it runs");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
@@ -533,7 +539,7 @@ fn an_operator_pauses_orders_and_is_answered() {
     assert_eq!(code, Some(0), "{said}");
     let (code, said) = order(&["failover"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("paused by alice") && said.contains("resume first"), "{said}");
+    assert!(said.contains("on behalf of alice") && said.contains("resume first"), "{said}");
     let (code, said) = order(&["resume"]);
     assert_eq!(code, Some(0), "{said}");
     let (code, said) = order(&["approve"]);
