@@ -7,7 +7,7 @@ use crate::stage::{Profile, RouteBy, Stage, StageOptions};
 use crate::{control, in_region, page, progress, reaper, report, soak};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -53,15 +53,8 @@ struct Drill {
     list: bool,
     #[command(flatten)]
     options: Options,
-    /// Print one JSON object on standard output.
-    #[arg(long)]
-    json: bool,
-    /// Write a page with charts here; with several runs, of the last one.
-    #[arg(long, value_name = "FILE.html")]
-    html: Option<PathBuf>,
-    /// Leave the lab running at the end, to look around.
-    #[arg(long)]
-    keep: bool,
+    #[command(flatten)]
+    outcome: Outcome,
     /// Run it so many times, each in a new lab, and sum up.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
@@ -87,10 +80,17 @@ struct Drill {
 struct Replay {
     /// The trace.
     trace: PathBuf,
+    #[command(flatten)]
+    outcome: Outcome,
+}
+
+/// What becomes of the results.
+#[derive(Args)]
+struct Outcome {
     /// Print one JSON object on standard output.
     #[arg(long)]
     json: bool,
-    /// Write a page with charts here.
+    /// Write a page with charts here; with several runs, of the last one.
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
     /// Leave the lab running at the end, to look around.
@@ -245,10 +245,23 @@ impl Drill {
             aurora_timing: self.options.aurora_timing,
             seed: self.seed.unwrap_or_else(rand::random),
         };
+        self.outcome.of(&scenarios, &options, self.repeat, self.options.trace.as_deref()).await
+    }
+}
+
+impl Outcome {
+    /// Carries the scenarios out, and does with the results what is asked for.
+    async fn of(
+        &self,
+        scenarios: &[Scenario],
+        options: &DrillOptions,
+        repeat: u32,
+        trace: Option<&Path>,
+    ) -> Result<ExitCode> {
         let mut results = Vec::new();
-        let count = self.repeat as usize * scenarios.len();
-        for run in 1..=self.repeat {
-            for scenario in &scenarios {
+        let count = repeat as usize * scenarios.len();
+        for run in 1..=repeat {
+            for scenario in scenarios {
                 let number = results.len() + 1;
                 let headline = if count > 1 { format!("{} {number}/{count}: ", scenario.name) } else { String::new() };
                 let (result, stage) = drill::run(scenario, &options.for_run(run), &headline).await?;
@@ -256,7 +269,7 @@ impl Drill {
                     report::show(&report::text(&result, count == 1))?;
                 }
                 if number == count {
-                    self.end(&result, stage).await?;
+                    self.end(&result, stage, trace).await?;
                 } else {
                     stage.stop().await;
                 }
@@ -273,8 +286,8 @@ impl Drill {
     }
 
     /// After the last run.
-    async fn end(&self, result: &drill::DrillResult, stage: Stage) -> Result<()> {
-        if let Some(path) = &self.options.trace {
+    async fn end(&self, result: &drill::DrillResult, stage: Stage, trace: Option<&Path>) -> Result<()> {
+        if let Some(path) = trace {
             let trace = toml::to_string(&result.trace).context("writing the trace")?;
             std::fs::write(path, trace).with_context(|| format!("writing {}", path.display()))?;
         }
@@ -292,28 +305,22 @@ impl Drill {
 
 impl Replay {
     async fn run(self) -> Result<ExitCode> {
-        let Self { trace, json, html, keep } = self;
-        let path = trace.to_str().context("the path of the trace is not text")?;
+        let path = self.trace.to_str().context("the path of the trace is not text")?;
         let scenario = scenario::find(path)?;
         ensure!(scenario.step.iter().any(|step| step.at.is_some()), "{path} has no times: it is no trace; use `drill`");
         // What the trace says comes first; these are for what it does not say.
-        let options = Options { profile: Profile::Fast, aurora_timing: false, clients: None, reads: None, trace: None };
-        let drill = Drill {
-            scenario: Some(path.to_owned()),
-            all: false,
-            list: false,
-            options,
-            json,
-            html,
-            keep,
-            repeat: 1,
-            kill_controller: false,
+        let options = DrillOptions {
+            profile: Profile::Fast,
+            kill_controller: None,
             controllers: None,
             route: None,
-            aws_fault: Vec::new(),
-            seed: None,
+            aws_faults: Vec::new(),
+            clients: None,
+            reads_percent: None,
+            aurora_timing: false,
+            seed: rand::random(),
         };
-        drill.run().await
+        self.outcome.of(&[scenario], &options, 1, None).await
     }
 }
 

@@ -362,10 +362,16 @@ fn dns_name(name: &str) -> anyhow::Result<Name> {
 /// An authoritative server on loopback, UDP and TCP on the same port.
 pub struct DnsServer {
     addr: SocketAddr,
-    queries: Arc<AtomicU64>,
-    silent: Arc<AtomicBool>,
-    delay_ms: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     server: Server<Handler>,
+}
+
+/// What a server and its handler share.
+#[derive(Default)]
+struct Shared {
+    queries: AtomicU64,
+    silent: AtomicBool,
+    delay_ms: AtomicU64,
 }
 
 /// What a server answers instead of an address: how things look from somewhere else.
@@ -381,24 +387,21 @@ impl DnsServer {
     pub async fn start_view(zones: Zones, view: View) -> anyhow::Result<Self> {
         let (udp, tcp) = bind_pair().await?;
         let addr = udp.local_addr().context("reading the DNS server's address")?;
-        let (queries, silent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let delay_ms = Arc::new(AtomicU64::new(0));
-        let (queries_seen, silenced, delayed_by) = (queries.clone(), silent.clone(), delay_ms.clone());
-        let handler = Handler { zones, view, queries: queries_seen, silent: silenced, delay_ms: delayed_by };
-        let mut server = Server::new(handler);
+        let shared = Arc::<Shared>::default();
+        let mut server = Server::new(Handler { zones, view, shared: shared.clone() });
         server.register_socket(udp);
         server.register_listener(tcp, TCP_IDLE, TCP_RESPONSE_BUFFER);
-        Ok(Self { addr, queries, silent, delay_ms, server })
+        Ok(Self { addr, shared, server })
     }
 
     /// From now on it does not answer, as if its packets were dropped; or it does again.
     pub fn set_silent(&self, silent: bool) {
-        self.silent.store(silent, Ordering::Relaxed);
+        self.shared.silent.store(silent, Ordering::Relaxed);
     }
 
     /// From now on every answer comes so much later.
     pub fn set_delay(&self, delay: Duration) {
-        self.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
+        self.shared.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Where it listens.
@@ -408,7 +411,7 @@ impl DnsServer {
 
     /// How many queries it has seen.
     pub fn queries(&self) -> u64 {
-        self.queries.load(Ordering::Relaxed)
+        self.shared.queries.load(Ordering::Relaxed)
     }
 
     /// Stops, and returns when both listeners are closed.
@@ -436,9 +439,7 @@ async fn bind_pair() -> anyhow::Result<(UdpSocket, TcpListener)> {
 struct Handler {
     zones: Zones,
     view: View,
-    queries: Arc<AtomicU64>,
-    silent: Arc<AtomicBool>,
-    delay_ms: Arc<AtomicU64>,
+    shared: Arc<Shared>,
 }
 
 impl Handler {
@@ -468,13 +469,13 @@ impl Handler {
 #[async_trait]
 impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut reply: R) -> ResponseInfo {
-        self.queries.fetch_add(1, Ordering::Relaxed);
+        self.shared.queries.fetch_add(1, Ordering::Relaxed);
         let answer = self.answer(request);
-        if self.silent.load(Ordering::Relaxed) {
+        if self.shared.silent.load(Ordering::Relaxed) {
             let metadata = Metadata::response_from_request(&request.metadata);
             return Header { metadata, counts: HeaderCounts::default() }.into();
         }
-        match self.delay_ms.load(Ordering::Relaxed) {
+        match self.shared.delay_ms.load(Ordering::Relaxed) {
             0 => {}
             ms => tokio::time::sleep(Duration::from_millis(ms)).await,
         }

@@ -114,7 +114,7 @@ pub fn turn(row: &HistoryRow) -> Vec<String> {
     }
     if let Some(outcome) = row.outcome {
         let id = row.episode.as_ref().map(ToString::to_string).unwrap_or_default();
-        said.push(format!("It closed episode {id}: {}.", name(&outcome)));
+        said.push(format!("It closed episode {id}: {}.", word(&outcome)));
     }
     said
 }
@@ -123,7 +123,7 @@ pub fn turn(row: &HistoryRow) -> Vec<String> {
 #[must_use]
 pub fn effect(effect: &Effect) -> String {
     match effect {
-        Effect::Promote { region, how, .. } => format!("make {region} the writer ({})", name(how)),
+        Effect::Promote { region, how, .. } => format!("make {region} the writer ({})", word(how)),
         Effect::Reroute { changes, .. } => {
             let names: Vec<&str> = changes.iter().map(|change| change.name.as_str()).collect();
             format!("move {}", names.join(", "))
@@ -136,7 +136,8 @@ pub fn effect(effect: &Effect) -> String {
 }
 
 /// A word of ours as it is stored.
-fn name(value: &impl serde::Serialize) -> String {
+#[must_use]
+pub fn word(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         Ok(other) => other.to_string(),

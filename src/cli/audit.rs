@@ -1,10 +1,10 @@
 //! `aurora-failover audit`: is the history whole, and where can it be taken.
 
-use super::{ConfigFile, history, show, show_as};
+use super::{ConfigFile, history, show, show_as, store};
 use anyhow::{Context as _, Result, bail};
-use aurora_failover::audit::Chain;
-use aurora_failover::store::{DynamoDb, HistoryRow, Path};
-use aurora_failover::{aws, clock};
+use aurora_failover::audit::{Chain, explain};
+use aurora_failover::clock;
+use aurora_failover::store::{HistoryRow, Path};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::fs::File;
@@ -94,8 +94,7 @@ impl Verify {
             parts.with_context(|| format!("--anchor {anchor:?} is not VERSION:HASH"))
         });
         let anchor = anchor.transpose()?;
-        let sdk = aws::load(&settings.region, &settings.aws).await;
-        let store = DynamoDb::new(&sdk, &settings.table);
+        let (_, store) = store(&settings).await;
         let mut rows = store.rows(&Path::Cluster { cluster: cluster.clone(), from: 0, to: u64::MAX }, false);
         let mut chain = Chain::default();
         let (mut flaws, mut count, mut anchored) = (Vec::new(), 0, false);
@@ -186,9 +185,9 @@ impl Flat {
             actor: row.actor.clone(),
             from_state: row.from.clone(),
             to_state: row.to.clone(),
-            rule: history::word(&row.rule),
+            rule: explain::word(&row.rule),
             episode: row.episode.as_ref().map(ToString::to_string),
-            outcome: row.outcome.map(|outcome| history::word(&outcome)),
+            outcome: row.outcome.map(|outcome| explain::word(&outcome)),
             epoch: signed(row.epoch.0),
             answer: row.answer.clone(),
             config_hash: row.config_hash.clone(),
@@ -245,8 +244,7 @@ impl<W: Write + Send> Writer<W> {
 impl Export {
     async fn run(self) -> Result<()> {
         let settings = self.file.load()?;
-        let sdk = aws::load(&settings.region, &settings.aws).await;
-        let store = DynamoDb::new(&sdk, &settings.table);
+        let (_, store) = store(&settings).await;
         let to: Box<dyn Write + Send> = match &self.to {
             Some(path) => Box::new(File::create(path).with_context(|| format!("creating {}", path.display()))?),
             None => Box::new(std::io::stdout()),

@@ -1,12 +1,9 @@
 //! `aurora-failover drill`: a game day on the real cluster, with its report.
 
 use super::override_::{self, Override};
-use super::{ConfigFile, episodes, report, show};
+use super::{ConfigFile, episodes, report, show, store};
 use anyhow::{Context as _, Result, bail};
-use aurora_failover::aws;
-use aurora_failover::store::DynamoDb;
 use clap::Args;
-use statemachine::Timestamp;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -50,9 +47,8 @@ impl Drill {
     pub(super) async fn run(self) -> Result<ExitCode> {
         let settings = self.file.load()?;
         let cluster = super::one_cluster(&settings, Some(self.cluster.clone()))?;
-        let sdk = aws::load(&settings.region, &settings.aws).await;
-        let store = DynamoDb::new(&sdk, &settings.table);
-        let before = store.episodes(&cluster, Timestamp(0)).await?.into_iter().next().map(|entry| entry.id);
+        let (_, store) = store(&settings).await;
+        let before = store.newest_episode(&cluster).await?.map(|entry| entry.id);
         let order = Override::switchover(
             self.file.config.clone(),
             self.cluster,
@@ -62,7 +58,7 @@ impl Drill {
             self.yes,
         );
         let code = override_::run(order).await?;
-        let newest = store.episodes(&cluster, Timestamp(0)).await?.into_iter().next();
+        let newest = store.newest_episode(&cluster).await?;
         let Some(entry) = newest.filter(|entry| Some(&entry.id) != before.as_ref()) else { return Ok(code) };
         show("waiting until everything is whole again")?;
         let began = Instant::now();

@@ -1,13 +1,14 @@
 //! `aurora-failover episodes` and `episode`: what happened, as a list and as a report.
 
-use super::{ConfigFile, Format, Output, report, show, show_as, when};
+use super::{ConfigFile, Format, Output, report, show, show_as, store, when};
 use anyhow::{Context as _, Result, bail};
+use aurora_failover::audit::explain;
 use aurora_failover::audit::report::{Report, report as make};
+use aurora_failover::clock;
 use aurora_failover::store::{DynamoDb, EpisodeEntry, HistoryRow, Path, Store as _};
-use aurora_failover::{aws, clock};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
-use statemachine::{ClusterId, Timestamp};
+use statemachine::{ClusterId, EpisodeId, Timestamp};
 use std::path::PathBuf;
 
 /// The episodes of a cluster, newest first: when, what for, how they ended, how long, what was lost.
@@ -61,13 +62,12 @@ enum ReportFormat {
 impl Episodes {
     pub(super) async fn run(self) -> Result<()> {
         let settings = self.file.load()?;
-        let sdk = aws::load(&settings.region, &settings.aws).await;
-        let store = DynamoDb::new(&sdk, &settings.table);
+        let (_, store) = store(&settings).await;
         let mut entries = Vec::new();
         for cluster in settings.clusters.iter().filter(|own| self.cluster.as_ref().is_none_or(|c| *c == own.id.0)) {
             entries.extend(store.episodes(&cluster.id, self.since.unwrap_or(Timestamp(0))).await?);
         }
-        let outcome = |entry: &EpisodeEntry| entry.outcome.map(|outcome| super::history::word(&outcome));
+        let outcome = |entry: &EpisodeEntry| entry.outcome.map(|outcome| explain::word(&outcome));
         entries.retain(|entry| self.outcome.is_none() || outcome(entry) == self.outcome);
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.opened_at));
         if self.output.output != Format::Table {
@@ -82,7 +82,7 @@ impl Episodes {
             table.add_row([
                 entry.id.to_string(),
                 clock::rfc3339(entry.opened_at),
-                episode.map(|episode| super::history::word(&episode.kind)).unwrap_or_else(|| "?".into()),
+                episode.map(|episode| explain::word(&episode.kind)).unwrap_or_else(|| "?".into()),
                 outcome(entry).unwrap_or_else(|| "open".into()),
                 entry.closed_at.map(|at| ms(at.since_ms(entry.opened_at))).unwrap_or_default(),
                 episode.and_then(|e| Some(ms(e.promoted_at?.since_ms(e.began_at)))).unwrap_or_default(),
@@ -96,8 +96,7 @@ impl Episodes {
 impl Episode {
     pub(super) async fn run(self) -> Result<()> {
         let settings = self.file.load()?;
-        let sdk = aws::load(&settings.region, &settings.aws).await;
-        let store = DynamoDb::new(&sdk, &settings.table);
+        let (_, store) = store(&settings).await;
         let cluster = match self.id.as_str() {
             "last" => super::one_cluster(&settings, self.cluster.clone())?,
             id => super::cluster_of(&settings, id)?,
@@ -139,12 +138,13 @@ pub(super) async fn rows(store: &DynamoDb, entry: &EpisodeEntry) -> Result<Vec<H
 
 /// The entry of an episode by its id, or the newest one.
 pub(super) async fn find(store: &DynamoDb, cluster: &ClusterId, id: &str) -> Result<EpisodeEntry> {
-    let entries = store.episodes(cluster, Timestamp(0)).await?;
-    if id == "last" {
-        return entries.into_iter().next().with_context(|| format!("{cluster} has had no episode yet"));
-    }
-    match entries.into_iter().find(|entry| entry.id.as_str() == id) {
-        Some(entry) => Ok(entry),
-        None => bail!("{cluster} has no episode {id}; `aurora-failover episodes` lists them"),
+    let found = match id {
+        "last" => store.newest_episode(cluster).await?,
+        id => store.episode(cluster, &EpisodeId(id.to_owned())).await?,
+    };
+    match (found, id) {
+        (Some(entry), _) => Ok(entry),
+        (None, "last") => bail!("{cluster} has had no episode yet"),
+        (None, id) => bail!("{cluster} has no episode {id}; `aurora-failover episodes` lists them"),
     }
 }

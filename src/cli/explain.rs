@@ -1,10 +1,10 @@
 //! `aurora-failover explain`: why did it, and why did it not, in sentences.
 
-use super::{ConfigFile, show, when};
+use super::{ConfigFile, show, store, when};
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::{self, explain};
+use aurora_failover::clock;
 use aurora_failover::store::{DynamoDb, Path, Store as _};
-use aurora_failover::{aws, clock};
 use clap::Args;
 use statemachine::{ClusterId, Record, Timestamp};
 
@@ -33,8 +33,7 @@ impl Explain {
     pub(super) async fn run(self) -> Result<()> {
         let settings = self.file.load()?;
         let cluster = super::one_cluster(&settings, Some(self.cluster.clone()))?;
-        let sdk = aws::load(&settings.region, &settings.aws).await;
-        let store = DynamoDb::new(&sdk, &settings.table);
+        let (_, store) = store(&settings).await;
         if let Some(version) = self.version {
             let path = Path::Cluster { cluster: cluster.clone(), from: version, to: version };
             let Some(row) = store.rows(&path, false).next().await? else {

@@ -1,11 +1,11 @@
 //! `aurora-failover history`: what was decided, and why.
 
-use super::{ConfigFile, Format, Output, show, show_as, when};
+use super::{ConfigFile, Format, Output, show, show_as, store, when};
 use anyhow::Result;
 use aurora_failover::audit::explain;
+use aurora_failover::clock;
 use aurora_failover::config::Settings;
 use aurora_failover::store::{DynamoDb, HistoryRow, Path};
-use aurora_failover::{aws, clock};
 use clap::Args;
 use comfy_table::{Table, presets};
 use statemachine::{ClusterId, Timestamp};
@@ -105,31 +105,22 @@ impl Which {
     /// Is it one of them?
     pub(super) fn meets(&self, row: &HistoryRow) -> bool {
         let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|wanted| wanted == value);
-        let outcome = row.outcome.map(|outcome| word(&outcome)).unwrap_or_default();
+        let outcome = row.outcome.map(|outcome| explain::word(&outcome)).unwrap_or_default();
         is(&self.cluster, row.cluster.as_str())
             && is(&self.actor, &row.actor)
             && is(&self.state, &row.to)
             && is(&self.outcome, &outcome)
-            && is(&self.rule, &word(&row.rule))
+            && is(&self.rule, &explain::word(&row.rule))
             && is(&self.event, row.event.event.name())
             && self.since.is_none_or(|since| row.at >= since)
             && self.until.is_none_or(|until| row.at <= until)
     }
 }
 
-/// A word of the machine as it is stored.
-pub(super) fn word(value: &impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => String::new(),
-    }
-}
-
 impl History {
     pub(super) async fn run(self) -> Result<()> {
         let settings = self.file.load()?;
-        let sdk = aws::load(&settings.region, &settings.aws).await;
-        let store = DynamoDb::new(&sdk, &settings.table);
+        let (_, store) = store(&settings).await;
         let mut rows = Vec::new();
         if let Some(path) = self.which.path(&settings, &store).await? {
             let mut found = store.rows(&path, true);

@@ -386,9 +386,8 @@ async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool, vantag
     if let Some(listen) = listen {
         telemetry::serve(listen, metrics, Arc::clone(&health), clock::now, stop.clone()).await?;
     }
-    let sdk = aws::load(&settings.region, &settings.aws).await;
-    let world = world(&settings, &sdk)?;
-    let store = Arc::new(DynamoDb::new(&sdk, &settings.table).keeping(settings.retention));
+    let (sdk, store) = store(&settings).await;
+    let (world, store) = (world(&settings, &sdk)?, Arc::new(store));
     let decoder = Arc::new(Decoder::new(&settings.clusters));
     let mut inboxes = Vec::new();
     for (channel, queue) in [(Channel::Evidence, &settings.queue), (Channel::Operator, &settings.operator_queue)] {
@@ -397,6 +396,13 @@ async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool, vantag
     }
     controller::run(settings, store, world, inboxes, health, stop).await;
     Ok(())
+}
+
+/// The AWS configuration, and the table.
+async fn store(settings: &Settings) -> (SdkConfig, DynamoDb) {
+    let sdk = aws::load(&settings.region, &settings.aws).await;
+    let store = DynamoDb::new(&sdk, &settings.table).keeping(settings.retention);
+    (sdk, store)
 }
 
 /// The outside world, as effects reach it.

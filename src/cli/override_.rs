@@ -1,6 +1,6 @@
 //! `aurora-failover override`: an operator's order, by the operator bus, with the answer from the history.
 
-use super::{ConfigFile, show, world};
+use super::{ConfigFile, show, store, world};
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::explain;
 use aurora_failover::bus::{Bus as _, EventBridge, OPERATOR_SOURCE, Outgoing};
@@ -10,7 +10,7 @@ use aurora_failover::envelope::{COMMAND_DETAIL_TYPE, command_detail};
 use aurora_failover::rehearse::{Rehearsal, rehearse};
 use aurora_failover::store::{DynamoDb, HistoryRow, Item, Path, Store as _};
 use aurora_failover::turn::{Before, new_row};
-use aurora_failover::{aws, clock, identity};
+use aurora_failover::{clock, identity};
 use clap::{Args, Subcommand, ValueEnum};
 use statemachine::{
     ClusterId, Command, ControllerId, Envelope, EpisodeOutcome, Event, EventId, Mode, Order, Region, Rule, Verdict,
@@ -194,8 +194,7 @@ pub(super) async fn run(given: Override) -> Result<ExitCode> {
     if given.reason.is_empty() {
         bail!("--reason is needed: it is kept in the history");
     }
-    let sdk = aws::load(&settings.region, &settings.aws).await;
-    let store = DynamoDb::new(&sdk, &settings.table).keeping(settings.retention);
+    let (sdk, store) = store(&settings).await;
     let Some(item) = store.load(&cluster).await? else {
         bail!("nothing is stored of {cluster} yet; is the controller running?");
     };

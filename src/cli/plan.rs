@@ -1,11 +1,11 @@
 //! `aurora-failover plan`: what a failover now would do, step by step, with the times that it took before.
 
-use super::{ConfigFile, Format, Output, override_, show, show_as, world};
+use super::{ConfigFile, Format, Output, override_, show, show_as, store, world};
 use anyhow::{Context as _, Result};
 use aurora_failover::audit::explain;
 use aurora_failover::rehearse::rehearse;
-use aurora_failover::store::{DynamoDb, EpisodeEntry, Store as _};
-use aurora_failover::{aws, clock, identity};
+use aurora_failover::store::{EpisodeEntry, Store as _};
+use aurora_failover::{clock, identity};
 use clap::Args;
 use serde::Serialize;
 use statemachine::{Command, Effect, EpisodeKind, Event, Order, Region, Timestamp};
@@ -60,8 +60,7 @@ impl Plan {
     pub(super) async fn run(self) -> Result<bool> {
         let settings = self.file.load()?;
         let cluster = super::one_cluster(&settings, Some(self.cluster.clone()))?;
-        let sdk = aws::load(&settings.region, &settings.aws).await;
-        let store = DynamoDb::new(&sdk, &settings.table);
+        let (sdk, store) = store(&settings).await;
         let item = store.load(&cluster).await?.context("nothing is stored of it yet; is the controller running?")?;
         let world = world(&settings, &sdk)?;
         let target = self.target.map(Region);

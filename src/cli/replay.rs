@@ -1,12 +1,13 @@
 //! `aurora-failover replay`: the same decisions again, and what another policy would have decided.
 
-use super::{ConfigFile, Format, Output, episodes, show, show_as, when};
+use super::{ConfigFile, Format, Output, episodes, show, show_as, store, when};
 use anyhow::{Context as _, Result, bail};
+use aurora_failover::audit::explain;
 use aurora_failover::audit::what_if::{Compared, Judged, compare};
 use aurora_failover::audit::{self, Flaw};
+use aurora_failover::clock;
 use aurora_failover::config;
 use aurora_failover::store::{DynamoDb, HistoryRow, Path};
-use aurora_failover::{aws, clock};
 use clap::Args;
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -52,8 +53,7 @@ impl Replay {
             (Some(id), None) if id != "last" => super::cluster_of(&settings, id)?,
             _ => super::one_cluster(&settings, self.cluster.clone())?,
         };
-        let sdk = aws::load(&settings.region, &settings.aws).await;
-        let store = DynamoDb::new(&sdk, &settings.table);
+        let (_, store) = store(&settings).await;
         if let Some(other) = &self.policy {
             return self.what_if(&store, &cluster, other).await.map(|()| true);
         }
@@ -154,7 +154,7 @@ fn table(compared: &[Compared]) -> Table {
         table.add_row([
             one.episode.to_string(),
             clock::rfc3339(one.began_at),
-            one.outcome.map_or_else(|| "open".into(), |outcome| super::history::word(&outcome)),
+            one.outcome.map_or_else(|| "open".into(), |outcome| explain::word(&outcome)),
             judged(one.recorded),
             judged(one.other),
             if one.false_outage { "FALSE OUTAGE".into() } else { String::new() },

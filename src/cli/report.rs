@@ -1,7 +1,6 @@
 //! An episode's report for a terminal, for an incident review, and as a page.
 
-use super::history::word;
-use aurora_failover::audit::explain;
+use aurora_failover::audit::explain::{self, word};
 use aurora_failover::audit::report::{Held, Ordered, Phase, Report};
 use aurora_failover::clock::rfc3339;
 use comfy_table::{CellAlignment, Table, presets};

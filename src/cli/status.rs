@@ -1,10 +1,10 @@
 //! `aurora-failover status`: what the stored records say.
 
-use super::{Format, show, show_as};
+use super::{Format, show, show_as, store};
 use anyhow::Result;
+use aurora_failover::clock;
 use aurora_failover::config::Settings;
-use aurora_failover::store::{DynamoDb, Item, Store as _};
-use aurora_failover::{aws, clock};
+use aurora_failover::store::{Item, Store as _};
 use comfy_table::{Table, presets};
 use statemachine::Timestamp;
 
@@ -13,8 +13,7 @@ pub(super) const HEADER: [&str; 10] =
     ["cluster", "state", "since", "mode", "primary", "epoch", "vantages", "observed", "lag", "notes"];
 
 pub(super) async fn run(settings: &Settings, format: Format, watch: bool) -> Result<()> {
-    let sdk = aws::load(&settings.region, &settings.aws).await;
-    let store = DynamoDb::new(&sdk, &settings.table);
+    let (_, store) = store(settings).await;
     if watch {
         return super::watch::run(settings, &store).await;
     }

@@ -75,7 +75,7 @@ impl DynamoDb {
             .update_item()
             .table_name(&self.table)
             .key("PK", partition(&row.cluster))
-            .key("SK", episode_key(&closed.id))
+            .key("SK", text(episode_key(&closed.id)))
             .update_expression(
                 "SET closed_version = :version, closed_at = :at, outcome = :outcome, #final = :final, \
                  id = :id, opened_version = if_not_exists(opened_version, :version), \
@@ -213,15 +213,15 @@ fn write_item(item: &Item) -> Attributes {
 }
 
 /// Episodes sort by their beginning, which is the last part of their id.
-fn episode_key(id: &EpisodeId) -> AttributeValue {
+pub(super) fn episode_key(id: &EpisodeId) -> String {
     let began: u64 = id.as_str().rsplit('-').next().and_then(|began| began.parse().ok()).unwrap_or_default();
-    text(format!("EPISODE#{began:020}#{id}"))
+    format!("EPISODE#{began:020}#{id}")
 }
 
 fn write_opened(row: &HistoryRow, opened: &EpisodeId) -> Attributes {
     HashMap::from([
         ("PK".into(), partition(&row.cluster)),
-        ("SK".into(), episode_key(opened)),
+        ("SK".into(), text(episode_key(opened))),
         ("id".into(), text(opened.as_str())),
         ("opened_version".into(), number(row.version)),
         ("opened_at".into(), number(row.at.0)),

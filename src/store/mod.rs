@@ -8,7 +8,7 @@ mod dynamodb;
 mod query;
 
 pub use dynamodb::{DynamoDb, INDEXES, KEYS, is_number};
-pub use query::{Pages, Path, Rows};
+pub use query::{Path, Rows};
 
 use crate::clock;
 use async_trait::async_trait;

@@ -9,12 +9,15 @@
 //! | rows of all clusters | `GSI1`, a day at a time | the rows themselves |
 //! | episodes of a cluster | base table, `EPISODE#`, by their beginning | the entries themselves |
 
-use super::dynamodb::{Attributes, DynamoDb, partition, read_episode, read_row, text};
+use super::dynamodb::{Attributes, DynamoDb, episode_key, partition, read_episode, read_row, text};
 use super::{EpisodeEntry, HistoryRow, StoreError};
 use crate::clock;
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
-use statemachine::{ClusterId, Timestamp};
+use statemachine::{ClusterId, EpisodeId, Timestamp};
+
+/// Sorts behind every episode.
+const LAST_EPISODE: &str = "EPISODE#~";
 
 /// A day.
 const DAY_MS: u64 = 86_400_000;
@@ -49,50 +52,32 @@ pub enum Path {
     },
 }
 
-/// Rows, a page at a time.
-pub struct Pages<'a> {
+/// Rows one after the other, read a page at a time.
+pub struct Rows<'a> {
     store: &'a DynamoDb,
     parts: std::vec::IntoIter<QueryFluentBuilder>,
     part: Option<QueryFluentBuilder>,
     start: Option<Attributes>,
-}
-
-/// Rows one after the other.
-pub struct Rows<'a> {
-    pages: Pages<'a>,
     page: std::vec::IntoIter<HistoryRow>,
-}
-
-impl Pages<'_> {
-    /// The next page; none after the last one. A page may be empty.
-    ///
-    /// # Errors
-    /// The call failed, or a row cannot be read.
-    pub async fn next(&mut self) -> Result<Option<Vec<HistoryRow>>, StoreError> {
-        let Some(part) = self.part.take().or_else(|| self.parts.next()) else { return Ok(None) };
-        let asked = part.clone().set_exclusive_start_key(self.start.take());
-        let page = asked.send().await.map_err(|error| self.store.failed("Query", &error))?;
-        self.start = page.last_evaluated_key().cloned();
-        self.part = self.start.is_some().then_some(part);
-        let rows = page.items().iter().map(|attributes| read_row(&owner(attributes), attributes));
-        rows.collect::<Result<_, _>>().map(Some)
-    }
 }
 
 impl Rows<'_> {
     /// The next row; none after the last one.
     ///
     /// # Errors
-    /// As for [`Pages::next`].
+    /// The call failed, or a row cannot be read.
     pub async fn next(&mut self) -> Result<Option<HistoryRow>, StoreError> {
         loop {
             if let Some(row) = self.page.next() {
                 return Ok(Some(row));
             }
-            match self.pages.next().await? {
-                Some(page) => self.page = page.into_iter(),
-                None => return Ok(None),
-            }
+            let Some(part) = self.part.take().or_else(|| self.parts.next()) else { return Ok(None) };
+            let asked = part.clone().set_exclusive_start_key(self.start.take());
+            let page = asked.send().await.map_err(|error| self.store.failed("Query", &error))?;
+            self.start = page.last_evaluated_key().cloned();
+            self.part = self.start.is_some().then_some(part);
+            let rows = page.items().iter().map(|attributes| read_row(&owner(attributes), attributes));
+            self.page = rows.collect::<Result<Vec<_>, _>>()?.into_iter();
         }
     }
 }
@@ -107,13 +92,13 @@ impl DynamoDb {
     /// These rows; read only as far as they are asked for.
     #[must_use]
     pub fn rows(&self, path: &Path, newest_first: bool) -> Rows<'_> {
-        Rows { pages: self.pages(path, newest_first), page: Vec::new().into_iter() }
+        self.paged(path, newest_first, None)
     }
 
-    /// These rows, a page at a time.
-    #[must_use]
-    pub fn pages(&self, path: &Path, newest_first: bool) -> Pages<'_> {
-        let query = || self.client.query().table_name(&self.table).scan_index_forward(!newest_first);
+    /// The same, with at most so many rows in a page.
+    fn paged(&self, path: &Path, newest_first: bool, rows_max: Option<usize>) -> Rows<'_> {
+        let limit = rows_max.map(|rows| i32::try_from(rows).unwrap_or(i32::MAX).max(1));
+        let query = || self.client.query().table_name(&self.table).scan_index_forward(!newest_first).set_limit(limit);
         let between = |query: QueryFluentBuilder, since: &Timestamp, until: &Timestamp| {
             query
                 .expression_attribute_names("#at", "at")
@@ -151,7 +136,7 @@ impl DynamoDb {
         if newest_first {
             parts.reverse();
         }
-        Pages { store: self, parts: parts.into_iter(), part: None, start: None }
+        Rows { store: self, parts: parts.into_iter(), part: None, start: None, page: Vec::new().into_iter() }
     }
 
     /// The newest rows of a cluster.
@@ -160,7 +145,7 @@ impl DynamoDb {
     /// The call failed, or a row cannot be read.
     pub async fn newest(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<HistoryRow>, StoreError> {
         let path = Path::Cluster { cluster: cluster.clone(), from: 0, to: u64::MAX };
-        let mut found = self.rows(&path, true);
+        let mut found = self.paged(&path, true, Some(limit));
         let mut rows = Vec::new();
         while rows.len() < limit {
             match found.next().await? {
@@ -226,6 +211,34 @@ impl DynamoDb {
     /// # Errors
     /// A call failed, or an entry cannot be read.
     pub async fn episodes(&self, cluster: &ClusterId, since: Timestamp) -> Result<Vec<EpisodeEntry>, StoreError> {
+        self.entries(cluster, &format!("EPISODE#{:020}", since.0), LAST_EPISODE, None).await
+    }
+
+    /// The newest episode of a cluster, if it had one.
+    ///
+    /// # Errors
+    /// As for [`DynamoDb::episodes`].
+    pub async fn newest_episode(&self, cluster: &ClusterId) -> Result<Option<EpisodeEntry>, StoreError> {
+        Ok(self.entries(cluster, "EPISODE#", LAST_EPISODE, Some(1)).await?.into_iter().next())
+    }
+
+    /// One episode of a cluster, if there is such a one.
+    ///
+    /// # Errors
+    /// As for [`DynamoDb::episodes`].
+    pub async fn episode(&self, cluster: &ClusterId, id: &EpisodeId) -> Result<Option<EpisodeEntry>, StoreError> {
+        let key = episode_key(id);
+        Ok(self.entries(cluster, &key, &key, Some(1)).await?.into_iter().next())
+    }
+
+    /// Entries of episodes between two keys, newest first; all of them, or at most so many.
+    async fn entries(
+        &self,
+        cluster: &ClusterId,
+        from: &str,
+        to: &str,
+        limit: Option<i32>,
+    ) -> Result<Vec<EpisodeEntry>, StoreError> {
         let mut found = Vec::new();
         let mut start: Option<Attributes> = None;
         loop {
@@ -237,8 +250,9 @@ impl DynamoDb {
                 .scan_index_forward(false)
                 .key_condition_expression("PK = :pk AND SK BETWEEN :from AND :to")
                 .expression_attribute_values(":pk", partition(cluster))
-                .expression_attribute_values(":from", text(format!("EPISODE#{:020}", since.0)))
-                .expression_attribute_values(":to", text("EPISODE#~"))
+                .expression_attribute_values(":from", text(from))
+                .expression_attribute_values(":to", text(to))
+                .set_limit(limit)
                 .set_exclusive_start_key(start.take())
                 .send()
                 .await
@@ -247,7 +261,7 @@ impl DynamoDb {
                 found.push(read_episode(cluster, attributes)?);
             }
             start = page.last_evaluated_key;
-            if start.is_none() {
+            if start.is_none() || limit.is_some() {
                 return Ok(found);
             }
         }

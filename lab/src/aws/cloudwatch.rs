@@ -122,7 +122,7 @@ impl CloudWatch {
                 other => return Err(invalid(format!("the lab knows Maximum and Minimum, not {other}"))),
             };
             let is = |name: &str, value: &str| metric.dimensions.iter().any(|d| d.name == name && d.value == value);
-            let here = self.global.members.iter().find(|member| member.region == region);
+            let here = self.global.member_in(region);
             let meant = here.is_some_and(|member| is("DBClusterIdentifier", &member.cluster_id))
                 && is("SourceRegion", writer)
                 && metric.dimensions.len() == 2

@@ -118,6 +118,13 @@ pub struct GlobalCluster {
     pub members: Vec<Member>,
 }
 
+impl GlobalCluster {
+    /// The cluster in this region.
+    pub(super) fn member_in(&self, region: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.region == region)
+    }
+}
+
 /// One region's cluster.
 #[derive(Clone, Debug)]
 pub struct Member {
@@ -373,7 +380,7 @@ impl Inner {
             return;
         }
         let old = self.moved(target);
-        let old_id = self.global.members.iter().find(|member| member.region == old).map(|member| &member.cluster_id);
+        let old_id = self.global.member_in(&old).map(|member| &member.cluster_id);
         let old_id = old_id.unwrap_or(&old);
         let stopped = format!("Old primary DB cluster {old_id} in Region {old} successfully shut down.");
         self.cluster_event("RDS-EVENT-0182", &stopped);
@@ -409,7 +416,7 @@ impl Inner {
         let work = async move {
             inner.network.reachable(&old).await;
             tokio::time::sleep(inner.timing.resynchronize_after).await;
-            let id = inner.global.members.iter().find(|member| member.region == old).map(|m| m.cluster_id.clone());
+            let id = inner.global.member_in(&old).map(|m| m.cluster_id.clone());
             let of = format!("resynchronizing members of DB cluster {} in Region {old}", id.unwrap_or_default());
             inner.cluster_event("RDS-EVENT-0240", &format!("Started {of} after global failover."));
             match inner.databases.settle().await {
@@ -452,7 +459,7 @@ impl Inner {
         lock(&self.state).failing_over = None;
         match moved {
             Ok(to) => {
-                let member = self.global.members.iter().find(|member| member.region == region);
+                let member = self.global.member_in(region);
                 if let Some(Err(error)) = member.map(|member| self.point_cluster_endpoints(member)) {
                     tracing::error!(error = format!("{error:#}"), "the cluster's endpoints stay");
                 }
@@ -502,7 +509,7 @@ impl Inner {
 
     fn point_global_endpoint(&self, writer: &str) -> anyhow::Result<()> {
         let name = &self.global.endpoint;
-        match self.global.members.iter().find(|member| member.region == writer) {
+        match self.global.member_in(writer) {
             Some(member) if self.zones.covers(name) => {
                 let target = [member.endpoint.as_str()];
                 self.zones.set(name, RecordKind::Cname, GLOBAL_ENDPOINT_TTL_S, &target)
@@ -513,7 +520,7 @@ impl Inner {
 
     /// Whether the old writer was stopped from writing; it cannot be while its region is lost.
     fn write_block_event(&self, old: &str) {
-        let cluster = self.global.members.iter().find(|member| member.region == old);
+        let cluster = self.global.member_in(old);
         let cluster = cluster.map_or(old, |member| &member.cluster_id);
         let (id, end) = match self.network.is_lost(old) {
             false => ("RDS-EVENT-0390", "succeeded"),
@@ -593,7 +600,7 @@ impl Inner {
     fn describe_clusters(&self, region: &str, parameters: &Parameters) -> Outcome<String> {
         only(parameters, &["DBClusterIdentifier", "MaxRecords"])?;
         let found = match parameters.get("DBClusterIdentifier") {
-            None => self.global.members.iter().find(|member| member.region == region),
+            None => self.global.member_in(region),
             Some(id) => Some(self.member(region, id)?),
         };
         let shown = found.map(|member| tag("DBCluster", self.cluster_xml(member)));
@@ -602,7 +609,7 @@ impl Inner {
 
     /// The cluster in `region`, by its identifier or ARN.
     fn member(&self, region: &str, id: &str) -> Outcome<&Member> {
-        let here = self.global.members.iter().find(|member| member.region == region);
+        let here = self.global.member_in(region);
         here.filter(|member| id == member.cluster_id || id == self.arn(member)).ok_or_else(|| no_cluster(id))
     }
 
@@ -620,7 +627,7 @@ impl Inner {
     }
 
     fn arn_in(&self, region: &str) -> String {
-        let member = self.global.members.iter().find(|member| member.region == region);
+        let member = self.global.member_in(region);
         member.map_or_else(String::new, |member| self.arn(member))
     }
 
