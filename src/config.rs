@@ -81,7 +81,7 @@ pub enum PasswordSource {
     /// A file, read at each connection.
     File(PathBuf),
     /// A secret of Secrets Manager: the password, or JSON with `password` in it. Read again when it is refused.
-    Secret(String),
+    Secret(Arn),
     /// An RDS IAM authentication token, made for each connection.
     IamToken,
 }
@@ -104,15 +104,29 @@ impl fmt::Debug for DatabaseSettings {
     }
 }
 
-/// How to probe.
-#[derive(Debug, Clone)]
-pub struct CanarySettings {
-    /// Pause between the starts of two probes of one target.
+/// When a target is probed, and how long that may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Rhythm {
+    /// Pause between the starts of two probes.
     pub interval: Duration,
     /// Deadline of one probe, connecting included.
     pub timeout: Duration,
     /// Up to so much is added to the pause, by chance.
     pub jitter: Duration,
+}
+
+impl Rhythm {
+    /// Longest time from the start of one probe to the verdict of the next one, in milliseconds.
+    fn longest_ms(&self) -> u64 {
+        (self.interval + self.jitter + self.timeout).as_millis() as u64
+    }
+}
+
+/// How to probe.
+#[derive(Debug, Clone)]
+pub struct CanarySettings {
+    /// Of everything that has none of its own.
+    pub rhythm: Rhythm,
     /// A session is re-made after so long, to find out whether new ones are taken.
     pub reconnect_every: Duration,
     /// How often CloudWatch is asked for the replication lag; never when there is none.
@@ -130,10 +144,19 @@ pub struct ClusterSettings {
     pub mode: Mode,
     /// What the state machine is told.
     pub config: ClusterConfig,
-    /// Reader endpoint per region, in the order of the members.
-    pub reader_endpoints: Vec<String>,
+    /// How the members are probed, in their order.
+    pub targets: Vec<TargetSettings>,
     /// Probes of other kinds than a write.
     pub probes: Vec<ProbeSettings>,
+}
+
+/// How one member is probed.
+#[derive(Debug, Clone)]
+pub struct TargetSettings {
+    /// Where its replicas are asked for their lag.
+    pub reader_endpoint: String,
+    /// When its writer is probed.
+    pub rhythm: Rhythm,
 }
 
 /// A probe of another kind than a write.
@@ -143,12 +166,8 @@ pub struct ProbeSettings {
     pub name: String,
     /// What is looked at.
     pub kind: ProbeKind,
-    /// Pause between the starts of two probes.
-    pub interval: Duration,
-    /// Deadline of one probe, connecting included.
-    pub timeout: Duration,
-    /// Up to so much is added to the pause, by chance.
-    pub jitter: Duration,
+    /// When it is looked at.
+    pub rhythm: Rhythm,
 }
 
 /// What a probe looks at.
@@ -380,6 +399,9 @@ struct MemberSection {
     arn: String,
     endpoint: String,
     reader_endpoint: Option<String>,
+    interval: Option<String>,
+    timeout: Option<String>,
+    jitter: Option<String>,
     #[serde(default)]
     priority: u32,
 }
@@ -578,10 +600,14 @@ impl Check {
     fn settings(&mut self, file: File, environment: &impl Fn(&str) -> Option<String>) -> Settings {
         let defaults = file.profile.defaults();
         let or = |given: &Option<String>, default: &'static str| given.clone().unwrap_or_else(|| default.into());
+        let usual = Rhythm {
+            interval: self.duration("interval", defaults.interval),
+            timeout: self.duration("timeout", defaults.probe_timeout),
+            jitter: Duration::ZERO,
+        };
+        let section = &file.canary;
         let canary = CanarySettings {
-            interval: self.duration("canary.interval", &or(&file.canary.interval, defaults.interval)),
-            timeout: self.duration("canary.timeout", &or(&file.canary.timeout, defaults.probe_timeout)),
-            jitter: file.canary.jitter.as_ref().map_or(Duration::ZERO, |text| self.duration("canary.jitter", text)),
+            rhythm: self.rhythm("canary", [&section.interval, &section.timeout, &section.jitter], &usual),
             reconnect_every: self
                 .duration("canary.reconnect-every", &or(&file.canary.reconnect_every, defaults.reconnect_every)),
             lag_every: match file.canary.lag_every.as_deref().unwrap_or(defaults.lag_every) {
@@ -590,13 +616,6 @@ impl Check {
             },
             self_check: file.canary.self_check,
         };
-        if canary.timeout > canary.interval {
-            self.problem(
-                "canary.timeout",
-                humantime::format_duration(canary.timeout),
-                "must not be longer than canary.interval, or probes pile up; shorten it",
-            );
-        }
         let nameservers = file.dns.nameservers.iter().filter_map(|text| match text.parse() {
             Ok(address) => Some(address),
             Err(_) => {
@@ -658,10 +677,11 @@ impl Check {
             _ if file.iam_token => PasswordSource::IamToken,
             (Some(path), _) => PasswordSource::File(path),
             (None, Some(secret)) => {
-                if secret.split(':').nth(3).is_none_or(str::is_empty) {
-                    self.problem("database.password-secret", format!("{secret:?}"), "must be the ARN of the secret");
+                let arn = Arn(secret);
+                if arn.region().is_empty() {
+                    self.problem("database.password-secret", format!("{:?}", arn.0), "must be the ARN of the secret");
                 }
-                PasswordSource::Secret(secret)
+                PasswordSource::Secret(arn)
             }
             (None, None) => {
                 PasswordSource::Environment(environment(file.password_env.as_deref().unwrap_or(PASSWORD_ENV)))
@@ -731,10 +751,12 @@ impl Check {
                 self.problem(&key("probe.name"), format!("{:?}", probe.name), "is there twice; give each its own name");
             }
         }
-        let policy = self.policy(&section, defaults, canary);
+        let targets: Vec<TargetSettings> =
+            section.member.iter().map(|member| self.target(&key("member"), member, canary)).collect();
+        let policy = self.policy(&section, defaults);
+        self.policy_can_decide(&section, &policy, &targets);
         for (probe, settings) in section.probe.iter().zip(&probes) {
-            let longest = (settings.interval + settings.jitter + settings.timeout).as_millis() as u64;
-            if probe.weight > 0 && longest > policy.vantage_stale_after_ms {
+            if probe.weight > 0 && settings.rhythm.longest_ms() > policy.vantage_stale_after_ms {
                 let fix = "has a weight, and comes too rarely to count: interval, jitter and timeout together must not \
                            be longer than policy.vantage-stale-after";
                 self.problem(&key("probe"), format!("{:?}", probe.name), fix);
@@ -746,19 +768,12 @@ impl Check {
             endpoint: with_dot(&member.endpoint),
             priority: member.priority,
         });
-        let reader = |m: &MemberSection| with_dot(m.reader_endpoint.as_ref().unwrap_or(&m.endpoint));
         let alarms = section.alarm.iter().map(|a| AlarmWeight { name: a.name.clone(), weight: a.weight }).collect();
         let weights = section.probe.iter().map(|p| ProbeWeight { name: p.name.clone(), weight: p.weight }).collect();
         let mut config =
             ClusterConfig { hash: String::new(), members: members.collect(), routes, alarms, probes: weights, policy };
         config.hash = hash(&config);
-        ClusterSettings {
-            id: ClusterId(section.id.clone()),
-            mode: section.mode,
-            config,
-            reader_endpoints: section.member.iter().map(reader).collect(),
-            probes,
-        }
+        ClusterSettings { id: ClusterId(section.id.clone()), mode: section.mode, config, targets, probes }
     }
 
     /// A probe of another kind than a write.
@@ -802,17 +817,39 @@ impl Check {
                 ProbeKind::Http(PageSettings { url, status, body, ca_file })
             }
         };
+        let own = [&section.interval, &section.timeout, &section.jitter];
+        let rhythm = self.rhythm(&format!("{key}.{name}"), own, &canary.rhythm);
+        ProbeSettings { name: name.clone(), kind, rhythm }
+    }
+
+    /// How a member is probed.
+    fn target(&mut self, key: &str, section: &MemberSection, canary: &CanarySettings) -> TargetSettings {
+        let own = [&section.interval, &section.timeout, &section.jitter];
+        TargetSettings {
+            reader_endpoint: with_dot(section.reader_endpoint.as_ref().unwrap_or(&section.endpoint)),
+            rhythm: self.rhythm(&format!("{key}.{}", section.region), own, &canary.rhythm),
+        }
+    }
+
+    /// Interval, timeout and jitter as they are given, otherwise as usual.
+    fn rhythm(&mut self, key: &str, given: [&Option<String>; 3], usual: &Rhythm) -> Rhythm {
         let mut duration = |field: &str, given: &Option<String>, usual: Duration| match given {
-            Some(text) => self.duration(&format!("{key}.{name}.{field}"), text),
+            Some(text) => self.duration(&format!("{key}.{field}"), text),
             None => usual,
         };
-        ProbeSettings {
-            name: name.clone(),
-            kind,
-            interval: duration("interval", &section.interval, canary.interval),
-            timeout: duration("timeout", &section.timeout, canary.timeout),
-            jitter: duration("jitter", &section.jitter, canary.jitter),
+        let rhythm = Rhythm {
+            interval: duration("interval", given[0], usual.interval),
+            timeout: duration("timeout", given[1], usual.timeout),
+            jitter: duration("jitter", given[2], usual.jitter),
+        };
+        if rhythm.timeout > rhythm.interval {
+            self.problem(
+                &format!("{key}.timeout"),
+                humantime::format_duration(rhythm.timeout),
+                "must not be longer than the interval, or probes pile up; shorten it",
+            );
         }
+        rhythm
     }
 
     /// What moves a public name, and whether it can.
@@ -869,13 +906,13 @@ impl Check {
         }
     }
 
-    fn policy(&mut self, section: &ClusterSection, defaults: &Defaults, canary: &CanarySettings) -> Policy {
+    fn policy(&mut self, section: &ClusterSection, defaults: &Defaults) -> Policy {
         let (p, d) = (&section.policy, &defaults.policy);
         let mut ms = |name: &str, given: &Option<String>, default_ms: u64| match given {
             Some(given) => self.ms(&format!("cluster.{}.policy.{name}", section.id), given),
             None => default_ms,
         };
-        let policy = Policy {
+        Policy {
             vantages: section.vantages.iter().map(|v| Vantage(v.clone())).collect(),
             quorum: p.quorum.unwrap_or(d.quorum),
             failures_min: p.failures_min.unwrap_or(d.failures_min),
@@ -904,13 +941,11 @@ impl Check {
             claim_ttl_ms: ms("claim-ttl", &p.claim_ttl, d.claim_ttl_ms),
             soak_ms: ms("soak", &p.soak, d.soak_ms),
             heartbeat_ms: ms("heartbeat", &p.heartbeat, d.heartbeat_ms),
-        };
-        self.policy_can_decide(section, &policy, canary);
-        policy
+        }
     }
 
     /// Combinations that could never confirm, or would on too little.
-    fn policy_can_decide(&mut self, section: &ClusterSection, policy: &Policy, canary: &CanarySettings) {
+    fn policy_can_decide(&mut self, section: &ClusterSection, policy: &Policy, targets: &[TargetSettings]) {
         let key = |name: &str| format!("cluster.{}.{name}", section.id);
         let vantages = section.vantages.len();
         for (index, vantage) in section.vantages.iter().enumerate() {
@@ -933,10 +968,10 @@ impl Check {
         if policy.recover_after == 0 {
             self.problem(&key("policy.recover-after"), 0, "must be at least 1");
         }
-        let probe_ms = canary.interval.as_millis() as u64 + canary.timeout.as_millis() as u64;
+        let probe_ms = targets.iter().map(|target| target.rhythm.longest_ms()).max().unwrap_or_default();
         if policy.vantage_stale_after_ms < probe_ms {
             let fix = format!(
-                "must be at least canary.interval + canary.timeout ({probe_ms} ms), or live vantages look silent"
+                "must be at least interval, jitter and timeout of the probes together ({probe_ms} ms), or live vantages look silent"
             );
             self.problem(&key("policy.vantage-stale-after"), format!("{} ms", policy.vantage_stale_after_ms), &fix);
         }

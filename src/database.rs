@@ -25,12 +25,14 @@ use tokio_postgres::{Client, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
-/// One row per writer of heartbeats; the newest wins. A vantage writes as `canary/NAME@REGION`, so that what it wrote in
+/// One row per writer of heartbeats; the newest wins. The controller's proofs bring the epoch, and everybody else
+/// writes the one that he finds. A vantage writes as `canary/NAME@REGION`, so that what it wrote in
 /// a region that is lost stays as it was.
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS aurora_failover_heartbeat (
     writer text PRIMARY KEY, epoch bigint NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp())";
 
-const WRITE: &str = "INSERT INTO aurora_failover_heartbeat (writer, epoch) VALUES ($1, $2)
+const WRITE: &str = "INSERT INTO aurora_failover_heartbeat (writer, epoch)
+    VALUES ($1, coalesce($2, (SELECT max(epoch) FROM aurora_failover_heartbeat), 0))
     ON CONFLICT (writer) DO UPDATE SET epoch = excluded.epoch, at = clock_timestamp()";
 
 /// The lag of the region that answers, as Aurora reports it.
@@ -221,7 +223,7 @@ impl Databases for Database {
     ) -> Result<String, ProbeError> {
         within(deadline, async {
             let session = self.connect(name).await?;
-            session.write(writer, epoch).await?;
+            session.write(writer, Some(epoch)).await?;
             Ok(session.address.to_string())
         })
         .await
@@ -247,16 +249,17 @@ impl Databases for Database {
 }
 
 impl Session {
-    /// Commits a heartbeat; creates its table the first time.
+    /// Commits a heartbeat; creates its table the first time. Without an epoch it carries the newest one that the
+    /// table knows.
     ///
     /// # Errors
     /// Class `read-only` on a replica, `server` or `connection` otherwise.
-    pub async fn write(&self, writer: &str, epoch: u64) -> Result<(), ProbeError> {
+    pub async fn write(&self, writer: &str, epoch: Option<u64>) -> Result<(), ProbeError> {
         let row = self.client.query_one("SHOW transaction_read_only", &[]).await?;
         if row.get::<_, String>(0) == "on" {
             return Err(ProbeError::new("read-only", "the server is a replica"));
         }
-        let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
+        let epoch = epoch.map(|epoch| i64::try_from(epoch).unwrap_or(i64::MAX));
         match self.client.execute(WRITE, &[&writer, &epoch]).await {
             Ok(_) => Ok(()),
             Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {

@@ -260,7 +260,7 @@ impl Decoder {
         let mut decoder = Self { members: BTreeMap::new(), alarms: BTreeMap::new(), accounts: BTreeSet::new() };
         for cluster in clusters {
             for member in &cluster.config.members {
-                decoder.accounts.extend(member.arn.as_str().split(':').nth(4).map(str::to_owned));
+                decoder.accounts.insert(member.arn.account().to_owned());
                 decoder.members.insert(member.arn.clone(), cluster.id.clone());
             }
             for alarm in &cluster.config.alarms {
@@ -315,10 +315,8 @@ impl Decoder {
         let mut arn_parts = detail.source_arn.split(':').skip(3);
         let (region, kind) = (arn_parts.next().unwrap_or_default(), arn_parts.nth(1).unwrap_or_default());
         let member = self.members.iter().find(|(arn, _)| {
-            let id = arn.as_str().rsplit(':').next().unwrap_or_default();
-            let names_it = || message.split([' ', ',', '.', '\'', '"']).any(|word| word == id);
-            arn.as_str() == detail.source_arn
-                || kind == "db" && arn.as_str().split(':').nth(3) == Some(region) && names_it()
+            let names_it = || message.split([' ', ',', '.', '\'', '"']).any(|word| word == arn.resource_id());
+            arn.as_str() == detail.source_arn || kind == "db" && arn.region() == region && names_it()
         });
         let Some((source, cluster)) = member else {
             let event = Event::Rds(RdsEvent { code: detail.event_id, source: Arn(detail.source_arn) });

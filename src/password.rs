@@ -6,7 +6,7 @@ use crate::database::ProbeError;
 use aws_config::SdkConfig;
 use aws_sdk_rds::auth_token::{AuthTokenGenerator, Config};
 use serde::Deserialize;
-use statemachine::Region;
+use statemachine::{Arn, Region};
 use tokio::sync::Mutex;
 
 /// What RDS keeps in a secret that it manages.
@@ -59,14 +59,14 @@ impl Passwords {
         *self.known.lock().await = None;
     }
 
-    async fn secret(&self, arn: &str) -> Result<String, String> {
+    async fn secret(&self, arn: &Arn) -> Result<String, String> {
         let mut known = self.known.lock().await;
         if let Some(password) = &*known {
             return Ok(password.clone());
         }
-        let region = Region(arn.split(':').nth(3).unwrap_or_default().to_owned());
+        let region = Region(arn.region().to_owned());
         let client = self.secrets.client(&region).await;
-        let answer = client.get_secret_value().secret_id(arn).send().await;
+        let answer = client.get_secret_value().secret_id(arn.as_str()).send().await;
         let answer = answer.map_err(|error| format!("GetSecretValue of {arn}: {}", chain(&error)))?;
         let text = answer.secret_string().ok_or_else(|| format!("{arn} holds no text"))?;
         let password = serde_json::from_str::<Managed>(text).map_or_else(|_| text.to_owned(), |found| found.password);

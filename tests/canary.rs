@@ -6,20 +6,24 @@ use async_trait::async_trait;
 use aurora_failover::bus::{Bus, BusError, Outgoing};
 use aurora_failover::canary::{self, Outside};
 use aurora_failover::cloudwatch::CloudWatch;
-use aurora_failover::config::{self, Settings};
+use aurora_failover::config::{self, AwsSettings, DatabaseSettings, PasswordSource, Settings, Tls};
 use aurora_failover::database::Database;
 use aurora_failover::dns::Dns;
 use aurora_failover::envelope::OBSERVATION_DETAIL_TYPE;
 use aurora_failover_lab::dns::{DnsServer, RecordKind, Zones};
+use aurora_failover_lab::postgres::{Binaries, Topology, TopologyOptions};
+use aurora_failover_lab::reaper::{LabDir, Reaper};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
 /// Longest time until every probe has reported.
@@ -149,4 +153,48 @@ async fn each_kind_of_probe_says_what_it_found_by_ipv4_and_by_ipv6() {
     assert_eq!(sent.dropped, 0);
     let published = bus.0.lock().expect("no panic").len() as u64;
     assert_eq!(sent.published, published, "stopping loses nothing that was seen");
+}
+
+#[tokio::test]
+async fn a_heartbeat_without_an_epoch_carries_the_one_that_the_last_proof_brought() {
+    let dir = LabDir::create().expect("a directory");
+    let exe = Path::new(env!("CARGO_BIN_EXE_aurora-failover"));
+    let reaper = Arc::new(Reaper::start(exe, &["lab", "reaper"], &dir).expect("the reaper starts"));
+    let options = TopologyOptions {
+        dir: dir.path().join("postgres"),
+        primary_region: "us-east-2".into(),
+        secondary_region: "us-west-2".into(),
+        database: "orders".into(),
+        vantage_regions: Vec::new(),
+    };
+    let binaries = Binaries::find().expect("PostgreSQL");
+    let topology = Topology::start(&binaries, &reaper, options, |_| ()).await.expect("servers");
+    let address = topology.address("a1");
+    let zones = Zones::new();
+    zones.add_zone("test.").expect("a zone");
+    zones.set("writer.test.", RecordKind::A, 1, &[&address.ip().to_string()]).expect("a record");
+    let server = DnsServer::start(zones).await.expect("a free port");
+    let settings = DatabaseSettings {
+        port: address.port(),
+        user: "postgres".into(),
+        name: "orders".into(),
+        tls: Tls::Off,
+        password: PasswordSource::Environment(None),
+    };
+    let aws = AwsSettings { timeout: Duration::from_secs(1), poll_every: Duration::from_secs(1) };
+    let database = Database::new(settings, &aws, Dns::new(&[server.addr()]).expect("a resolver")).expect("usable");
+    let session = database.connect("writer.test.").await.expect("a session");
+
+    let (client, connection) = tokio_postgres::connect(&topology.direct_dsn("a1"), NoTls).await.expect("a session");
+    let _connection = tokio::spawn(connection);
+    let epoch = "SELECT epoch FROM aurora_failover_heartbeat WHERE writer = 'canary/a@us-east-2'";
+    for (proof, expected) in [(None, 0), (Some(3), 3), (None, 3), (Some(4), 4)] {
+        if proof.is_some() {
+            session.write("controller", proof).await.expect("a proof");
+        }
+        session.write("canary/a@us-east-2", None).await.expect("a heartbeat");
+        let found: i64 = client.query_one(epoch, &[]).await.expect("a row").get(0);
+        assert_eq!(found, expected, "after the proof {proof:?}");
+    }
+    topology.shutdown().await.expect("the servers stop");
 }

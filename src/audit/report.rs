@@ -136,12 +136,7 @@ pub fn report(rows: &[HistoryRow], open: Option<&Episode>) -> Option<Report> {
     let mut software: Vec<String> = rows.iter().map(|row| row.software.clone()).collect();
     software.dedup();
     let target = promoted(rows);
-    let probed = |row: &HistoryRow| match &row.event.event {
-        Event::Probe(probe) => Some(SeenProbe::of(probe, row.event.at)),
-        _ => None,
-    };
-    let mut probes: Vec<SeenProbe> =
-        rows.iter().flat_map(|row| row.probes.iter().cloned().chain(probed(row))).collect();
+    let mut probes: Vec<SeenProbe> = rows.iter().flat_map(HistoryRow::seen_probes).collect();
     probes.sort_by_key(|probe| probe.at);
     let before = checkpoint.map(|record| record.primary.clone());
     Some(Report {

@@ -74,12 +74,8 @@ pub fn compare(rows: &[HistoryRow], other: &Policy) -> Option<Compared> {
 /// All that is known of the vantages' writes, oldest first, until the primary moved.
 fn probes(rows: &[HistoryRow]) -> Vec<SeenProbe> {
     let epoch = rows.first().map(|row| row.epoch);
-    let own = |row: &HistoryRow| match &row.event.event {
-        Event::Probe(probe) => Some(SeenProbe::of(probe, row.event.at)),
-        _ => None,
-    };
     let before = rows.iter().take_while(|row| Some(row.epoch) == epoch);
-    let mut probes: Vec<SeenProbe> = before.flat_map(|row| row.probes.iter().cloned().chain(own(row))).collect();
+    let mut probes: Vec<SeenProbe> = before.flat_map(HistoryRow::seen_probes).collect();
     probes.sort_by_key(|probe| probe.at);
     probes.dedup();
     probes

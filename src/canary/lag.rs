@@ -2,7 +2,6 @@
 //! two late; each reading carries the time that it is of.
 
 use super::Me;
-use crate::bus::{CANARY_SOURCE, Outgoing};
 use crate::clock;
 use crate::cloudwatch::CloudWatch;
 use crate::envelope::{LAG_DETAIL_TYPE, lag_detail};
@@ -21,7 +20,7 @@ pub(super) async fn sample(
     every: Duration,
 ) {
     let mut pace = super::Pace::new(every, Duration::ZERO);
-    let id = member.arn.as_str().rsplit(':').next().unwrap_or_default();
+    let id = member.arn.resource_id();
     let (mut failing, mut newest) = (false, None);
     loop {
         pace.turn().await;
@@ -39,6 +38,6 @@ pub(super) async fn sample(
         debug!(region = %member.region, ms, "lag by CloudWatch");
         let reading = LagReading { region: member.region.clone(), ms, measured_at };
         let detail = lag_detail(&cluster, &me.vantage, clock::now(), &reading);
-        me.outbox.put(Outgoing { source: CANARY_SOURCE, detail_type: LAG_DETAIL_TYPE, detail });
+        me.tell(LAG_DETAIL_TYPE, detail);
     }
 }

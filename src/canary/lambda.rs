@@ -2,9 +2,10 @@
 //! answers what it sent. Between invocations nothing runs: a probe that was frozen on its way would look like a failure.
 
 use super::{FLUSH_WITHIN, Outside, Sent, run};
+use crate::clock;
 use crate::config::Settings;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use statemachine::Vantage;
+use statemachine::{Timestamp, Vantage};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,7 @@ pub async fn serve(vantage: Vantage, settings: Settings, outside: Outside) -> Re
 }
 
 fn remaining(event: &LambdaEvent<serde_json::Value>) -> Duration {
-    event.context.deadline().duration_since(std::time::SystemTime::now()).unwrap_or_default()
+    Duration::from_millis(Timestamp(event.context.deadline).since_ms(clock::now()))
 }
 
 /// Probes for as long as results can still be sent and answered for.

@@ -12,9 +12,9 @@ mod outbox;
 mod write;
 
 use self::outbox::Outbox;
-use crate::bus::Bus;
+use crate::bus::{Bus, CANARY_SOURCE, Outgoing};
 use crate::cloudwatch::CloudWatch;
-use crate::config::{CanarySettings, ClusterSettings, Settings};
+use crate::config::{CanarySettings, ClusterSettings, Rhythm, Settings};
 use crate::database::{Database, ProbeError};
 use crate::dns::Dns;
 use rand::RngExt as _;
@@ -58,7 +58,7 @@ pub struct Sent {
 pub async fn run(vantage: Vantage, settings: &Settings, outside: &Outside, stop: CancellationToken) -> Sent {
     let canary = &settings.canary;
     let incarnation = Uuid::now_v7().simple().to_string();
-    info!(%vantage, incarnation, interval = ?canary.interval, "probing");
+    info!(%vantage, incarnation, interval = ?canary.rhythm.interval, "probing");
     let useful_ms = settings.clusters.iter().map(|cluster| cluster.config.policy.event_age_max_ms).min();
     let outbox = Arc::new(Outbox::new(Duration::from_millis(useful_ms.unwrap_or_default())));
     let neutral = Arc::new(Neutral::new(canary));
@@ -85,9 +85,9 @@ fn spawn_probes(
     canary: &CanarySettings,
     outside: &Outside,
 ) {
-    for (member, reader) in cluster.config.members.iter().zip(&cluster.reader_endpoints) {
-        let target = write::Target::new(me.clone(), cluster.id.clone(), member, reader, outside.database.clone());
-        probing.spawn(target.run(canary.clone()));
+    for (member, settings) in cluster.config.members.iter().zip(&cluster.targets) {
+        let target = write::Target::new(me.clone(), cluster.id.clone(), member, settings, outside.database.clone());
+        probing.spawn(target.run(canary.reconnect_every));
         if let Some(every) = canary.lag_every {
             let sources = cluster.config.members.iter().map(|other| other.region.clone());
             let sources = sources.filter(|region| *region != member.region).collect();
@@ -110,23 +110,29 @@ struct Me {
     neutral: Arc<Neutral>,
 }
 
+impl Me {
+    /// Leaves a result to be published.
+    fn tell(&self, detail_type: &'static str, detail: String) {
+        self.outbox.put(Outgoing { source: CANARY_SOURCE, detail_type, detail });
+    }
+}
+
 /// This vantage's own connectivity: can it reach neutral places?
 struct Neutral {
     addresses: Vec<String>,
-    interval: Duration,
-    timeout: Duration,
+    rhythm: Rhythm,
     reached: AtomicBool,
 }
 
 impl Neutral {
     fn new(settings: &CanarySettings) -> Self {
-        let CanarySettings { interval, timeout, self_check, .. } = settings.clone();
-        Self { addresses: self_check, interval, timeout, reached: AtomicBool::new(true) }
+        let CanarySettings { rhythm, self_check, .. } = settings.clone();
+        Self { addresses: self_check, rhythm, reached: AtomicBool::new(true) }
     }
 
     /// Looks once in each interval.
     async fn watch(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(self.interval);
+        let mut ticks = tokio::time::interval(self.rhythm.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -141,7 +147,7 @@ impl Neutral {
     async fn reach(&self) -> bool {
         let attempts = self.addresses.iter().map(|address| {
             Box::pin(async move {
-                let connecting = tokio::time::timeout(self.timeout, TcpStream::connect(address));
+                let connecting = tokio::time::timeout(self.rhythm.timeout, TcpStream::connect(address));
                 matches!(connecting.await, Ok(Ok(_))).then_some(()).ok_or(())
             })
         });

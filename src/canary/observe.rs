@@ -2,7 +2,6 @@
 //! weight that the policy gives them.
 
 use super::{Me, Outside, Pace, ms_since, outcome_of};
-use crate::bus::{CANARY_SOURCE, Outgoing};
 use crate::clock;
 use crate::config::{ProbeKind, ProbeSettings};
 use crate::database::{Database, ProbeError, Session, within};
@@ -32,13 +31,13 @@ impl Looker {
     }
 
     pub(super) async fn run(mut self, reconnect_every: Duration) {
-        let mut pace = Pace::new(self.probe.interval, self.probe.jitter);
+        let mut pace = Pace::new(self.probe.rhythm.interval, self.probe.rhythm.jitter);
         let mut sequence = 0;
         loop {
             pace.turn().await;
             sequence += 1;
             let (began, reached) = (Instant::now(), self.me.neutral.was_reached());
-            let seen = within(self.probe.timeout, self.look(reconnect_every)).await;
+            let seen = within(self.probe.rhythm.timeout, self.look(reconnect_every)).await;
             let (latency_ms, at) = (ms_since(began), clock::now());
             if let Err(error) = &seen {
                 debug!(probe = self.probe.name, %error, "probe failed");
@@ -56,7 +55,7 @@ impl Looker {
                 latency_ms,
             };
             let detail = observation_detail(&self.cluster, at, &seen);
-            self.me.outbox.put(Outgoing { source: CANARY_SOURCE, detail_type: OBSERVATION_DETAIL_TYPE, detail });
+            self.me.tell(OBSERVATION_DETAIL_TYPE, detail);
         }
     }
 

@@ -4,12 +4,11 @@
 //! is opened beside it, and takes its place: a server that commits and takes nobody new is found out, and is not down.
 
 use super::{Me, Pace, ms_since, outcome_of};
-use crate::bus::{CANARY_SOURCE, Outgoing};
 use crate::clock;
-use crate::config::CanarySettings;
+use crate::config::TargetSettings;
 use crate::database::{Database, ProbeError, Session, within};
 use crate::envelope::{PROBE_DETAIL_TYPE, probe_detail};
-use statemachine::{ClusterId, Member, Probe, ProbeOutcome, Region};
+use statemachine::{ClusterId, Member, Probe, ProbeOutcome, Region, Timestamp};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -20,7 +19,7 @@ pub(super) struct Target {
     cluster: ClusterId,
     region: Region,
     endpoint: String,
-    reader_endpoint: String,
+    settings: TargetSettings,
     database: Database,
     writer: Option<(Session, Instant)>,
     reader: Option<Session>,
@@ -30,45 +29,52 @@ pub(super) struct Target {
 type Connected = Option<Result<u64, &'static str>>;
 
 impl Target {
-    pub(super) fn new(me: Me, cluster: ClusterId, member: &Member, reader: &str, database: Database) -> Self {
+    pub(super) fn new(
+        me: Me,
+        cluster: ClusterId,
+        member: &Member,
+        settings: &TargetSettings,
+        database: Database,
+    ) -> Self {
         Self {
             me,
             cluster,
             region: member.region.clone(),
             endpoint: member.endpoint.clone(),
-            reader_endpoint: reader.into(),
+            settings: settings.clone(),
             database,
             writer: None,
             reader: None,
         }
     }
 
-    pub(super) async fn run(mut self, settings: CanarySettings) {
-        let mut pace = Pace::new(settings.interval, settings.jitter);
+    pub(super) async fn run(mut self, reconnect_every: Duration) {
+        let mut pace = Pace::new(self.settings.rhythm.interval, self.settings.rhythm.jitter);
         let mut sequence = 0;
         loop {
             pace.turn().await;
             sequence += 1;
-            let (probe, at) = self.probe(sequence, &settings).await;
+            let (probe, at) = self.probe(sequence, reconnect_every).await;
             debug!(region = %self.region, outcome = ?probe.outcome, latency_ms = probe.latency_ms, "probed");
             let detail = probe_detail(&self.cluster, at, &probe);
-            self.me.outbox.put(Outgoing { source: CANARY_SOURCE, detail_type: PROBE_DETAIL_TYPE, detail });
+            self.me.tell(PROBE_DETAIL_TYPE, detail);
         }
     }
 
-    async fn probe(&mut self, sequence: u64, settings: &CanarySettings) -> (Probe, statemachine::Timestamp) {
+    async fn probe(&mut self, sequence: u64, reconnect_every: Duration) -> (Probe, Timestamp) {
+        let timeout = self.settings.rhythm.timeout;
         let (began, reached) = (Instant::now(), self.me.neutral.was_reached());
         let mut connected = None;
-        let written = within(settings.timeout, self.write(&mut connected)).await;
+        let written = within(timeout, self.write(&mut connected)).await;
         let (latency_ms, at) = (ms_since(began), clock::now());
-        if written.is_ok() && self.writer.as_ref().is_some_and(|(_, at)| at.elapsed() >= settings.reconnect_every) {
-            connected = self.reconnect(settings.timeout).await;
+        if written.is_ok() && self.writer.as_ref().is_some_and(|(_, at)| at.elapsed() >= reconnect_every) {
+            connected = self.reconnect(timeout).await;
         }
         let outcome = outcome_of(&written);
         let replica = written.as_ref().is_err_and(|error| error.class == "read-only");
         let mut lag_ms = None;
         if replica {
-            lag_ms = within(settings.timeout, self.lag()).await.unwrap_or_default();
+            lag_ms = within(timeout, self.lag()).await.unwrap_or_default();
         } else if let Err(error) = written {
             debug!(region = %self.region, %error, "probe failed");
             self.writer = None;
@@ -100,7 +106,7 @@ impl Target {
                 (session, began)
             }
         };
-        let written = session.write(&format!("canary/{}@{}", self.me.vantage, self.region), 0).await;
+        let written = session.write(&format!("canary/{}@{}", self.me.vantage, self.region), None).await;
         if written.as_ref().is_ok() || written.as_ref().is_err_and(|error| error.class == "read-only") {
             self.writer = Some((session, opened));
         }
@@ -126,7 +132,7 @@ impl Target {
     async fn lag(&mut self) -> Result<Option<u64>, ProbeError> {
         let session = match self.reader.take() {
             Some(session) => session,
-            None => self.database.connect(&self.reader_endpoint).await?,
+            None => self.database.connect(&self.settings.reader_endpoint).await?,
         };
         let lag_ms = session.lag_ms(self.region.as_str()).await?;
         self.reader = Some(session);

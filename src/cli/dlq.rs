@@ -1,13 +1,12 @@
 //! `aurora-failover dlq`: what could not be used, why, and the way back.
 
-use super::{ConfigFile, Format, Output, show, show_as};
+use super::{ConfigFile, Format, Output, show, show_as, table};
 use anyhow::{Result, bail};
 use aurora_failover::config::Settings;
 use aurora_failover::envelope::{Channel, Decoder};
 use aurora_failover::sqs::{DeadLetter, DeadLetters};
 use aurora_failover::{aws, clock};
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 
 #[derive(Subcommand)]
 pub(super) enum Dlq {
@@ -97,9 +96,7 @@ async fn list(settings: &Settings, format: Format, limit: usize) -> Result<()> {
     if letters.is_empty() {
         return show(&format!("Queue {} is empty: everything could be used.", settings.dead_letter_queue));
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["id", "sent (UTC)", "reason", "message"]);
+    let mut table = table(["id", "sent (UTC)", "reason", "message"]);
     for letter in &letters {
         let beginning: String = letter.body.chars().take(60).collect();
         table.add_row([

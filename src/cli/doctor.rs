@@ -1,6 +1,6 @@
 //! `aurora-failover doctor`: is everything as it has to be before it is needed.
 
-use super::{ConfigFile, Format, Output, show, show_as, world};
+use super::{ConfigFile, Format, Output, show, show_as, table, world};
 use anyhow::Result;
 use aurora_failover::config::{ClusterSettings, Settings};
 use aurora_failover::database::{Database, within};
@@ -11,7 +11,6 @@ use aurora_failover::store::{DynamoDb, Store as _};
 use aurora_failover::{aws, clock, identity};
 use aws_config::SdkConfig;
 use clap::Args;
-use comfy_table::{Table, presets};
 use serde::Serialize;
 use statemachine::{Mode, Record, Region, RouteBy, Timestamp};
 use std::fmt::Display;
@@ -103,9 +102,7 @@ impl Doctor {
             show_as(self.output.output, &findings.0)?;
             return Ok(errors == 0);
         }
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(["", "what", "found", "fix"]);
+        let mut table = table(["", "what", "found", "fix"]);
         for finding in &findings.0 {
             let sign = match finding.severity {
                 Severity::Good => "ok",
@@ -307,14 +304,14 @@ async fn names(findings: &mut Findings, world: &World, cluster: &ClusterSettings
 }
 
 async fn databases(findings: &mut Findings, database: &Database, cluster: &ClusterSettings, primary: &Region) {
-    for (member, reader) in cluster.config.members.iter().zip(&cluster.reader_endpoints) {
+    for (member, target) in cluster.config.members.iter().zip(&cluster.targets) {
         let is_primary = member.region == *primary;
-        let endpoint = if is_primary { &member.endpoint } else { reader };
+        let endpoint = if is_primary { &member.endpoint } else { &target.reader_endpoint };
         let about = format!("database at {endpoint}");
         let looked = within(LOOK_WITHIN, async {
             let session = database.connect(endpoint).await?;
             if is_primary {
-                session.write("doctor", 0).await?;
+                session.write("doctor", None).await?;
             } else {
                 session.read().await?;
             }

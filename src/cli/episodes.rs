@@ -1,13 +1,12 @@
 //! `aurora-failover episodes` and `episode`: what happened, as a list and as a report.
 
-use super::{ConfigFile, Format, Output, report, show, show_as, store, when};
+use super::{ConfigFile, Format, Output, report, show, show_as, store, table, when};
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::explain;
 use aurora_failover::audit::report::{Report, report as make};
 use aurora_failover::clock;
 use aurora_failover::store::{DynamoDb, EpisodeEntry, HistoryRow, Path, Store as _};
 use clap::{Args, ValueEnum};
-use comfy_table::{Table, presets};
 use statemachine::{ClusterId, EpisodeId, Timestamp};
 use std::path::PathBuf;
 
@@ -73,9 +72,8 @@ impl Episodes {
         if self.output.output != Format::Table {
             return show_as(self.output.output, &entries);
         }
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(["episode", "began (UTC)", "kind", "outcome", "took", "promoted after", "loss by heartbeats"]);
+        let mut table =
+            table(["episode", "began (UTC)", "kind", "outcome", "took", "promoted after", "loss by heartbeats"]);
         for entry in &entries {
             let ms = |ms: u64| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string();
             let episode = entry.episode.as_ref();

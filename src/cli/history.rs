@@ -1,13 +1,13 @@
 //! `aurora-failover history`: what was decided, and why.
 
-use super::{ConfigFile, Format, Output, show, show_as, store, when};
+use super::{ConfigFile, Format, Output, show, show_as, store, table, when};
 use anyhow::Result;
 use aurora_failover::audit::explain;
 use aurora_failover::clock;
 use aurora_failover::config::Settings;
 use aurora_failover::store::{DynamoDb, HistoryRow, Path};
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use statemachine::{ClusterId, Timestamp};
 
 /// Which rows.
@@ -139,7 +139,7 @@ impl History {
             eprintln!("no turn is like that; see `history --help` for what can be asked");
             return Ok(());
         }
-        show(&table(&rows, settings.clusters.len() > 1).to_string())?;
+        show(&listing(&rows, settings.clusters.len() > 1).to_string())?;
         if rows.len() == self.limit {
             show(&format!("Only the newest {} turns are shown; pass --limit for more.", self.limit))?;
         }
@@ -147,11 +147,9 @@ impl History {
     }
 }
 
-fn table(rows: &[HistoryRow], several: bool) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
+fn listing(rows: &[HistoryRow], several: bool) -> Table {
     let cluster = several.then_some("cluster");
-    table.set_header(cluster.into_iter().chain(["version", "time (UTC)", "event", "state", "rule", "detail"]));
+    let mut table = table(cluster.into_iter().chain(["version", "time (UTC)", "event", "state", "rule", "detail"]));
     for row in rows {
         let state = if row.from == row.to { row.to.clone() } else { format!("{} → {}", row.from, row.to) };
         let cells = [

@@ -38,6 +38,7 @@ use aurora_failover::telemetry::{self, Health};
 use aurora_failover::{aws, canary, clock, controller, infrastructure};
 use aws_config::SdkConfig;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use comfy_table::{Table, presets};
 use serde::Serialize;
 use statemachine::{ClusterId, Vantage};
 use std::io::{ErrorKind, Write as _};
@@ -363,6 +364,20 @@ async fn dispatch(command: Command) -> Result<()> {
 }
 
 /// Writes to standard output. Whoever reads may have seen enough: a closed pipe is no error.
+/// A table without lines.
+fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    table
+}
+
+/// The middle one; none of none.
+fn median(mut ms: Vec<u64>) -> Option<u64> {
+    ms.sort_unstable();
+    ms.get(ms.len() / 2).copied()
+}
+
 fn show(text: &str) -> Result<()> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
@@ -418,7 +433,7 @@ fn world(settings: &Settings, sdk: &SdkConfig) -> Result<World> {
         dns: Arc::new(dns),
         clock: Arc::new(SystemClock),
         poll_every: settings.aws.poll_every,
-        write_deadline: settings.canary.timeout,
+        write_deadline: settings.canary.rhythm.timeout,
         region: settings.region.clone(),
     })
 }

@@ -1,6 +1,6 @@
 //! `aurora-failover plan`: what a failover now would do, step by step, with the times that it took before.
 
-use super::{ConfigFile, Format, Output, override_, show, show_as, store, world};
+use super::{ConfigFile, Format, Output, median, override_, show, show_as, store, world};
 use anyhow::{Context as _, Result};
 use aurora_failover::audit::explain;
 use aurora_failover::rehearse::rehearse;
@@ -129,10 +129,8 @@ fn expected(past: &[EpisodeEntry], kind: EpisodeKind) -> Vec<Expected> {
         ("verify", |e| Some(e.verified_at?.since_ms(e.rerouted_at?))),
     ];
     let median = |(phase, span): (&'static str, Span)| {
-        let mut ms: Vec<u64> = done.iter().filter_map(|episode| span(episode)).collect();
-        ms.sort_unstable();
-        let median_ms = *ms.get(ms.len() / 2)?;
-        Some(Expected { phase, median_ms, episodes: ms.len() })
+        let ms: Vec<u64> = done.iter().filter_map(|episode| span(episode)).collect();
+        Some(Expected { phase, episodes: ms.len(), median_ms: median(ms)? })
     };
     spans.into_iter().filter_map(median).collect()
 }

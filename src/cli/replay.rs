@@ -1,6 +1,6 @@
 //! `aurora-failover replay`: the same decisions again, and what another policy would have decided.
 
-use super::{ConfigFile, Format, Output, episodes, show, show_as, store, when};
+use super::{ConfigFile, Format, Output, episodes, median, show, show_as, store, table, when};
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::explain;
 use aurora_failover::audit::what_if::{Compared, Judged, compare};
@@ -9,7 +9,7 @@ use aurora_failover::clock;
 use aurora_failover::config;
 use aurora_failover::store::{DynamoDb, HistoryRow, Path};
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use serde::Serialize;
 use statemachine::{ClusterId, Timestamp};
 use std::path::PathBuf;
@@ -118,19 +118,17 @@ impl Replay {
         if self.output.output != Format::Table {
             return show_as(self.output.output, &compared);
         }
-        show(&table(&compared).to_string())?;
+        show(&comparison(&compared).to_string())?;
         let false_outages = compared.iter().filter(|one| one.false_outage).count();
         let confirmed = |of: fn(&Compared) -> Judged| {
-            let mut ms: Vec<u64> = compared
-                .iter()
-                .filter_map(|one| match of(one) {
-                    Judged::Confirmed { after_ms } => Some(after_ms),
-                    _ => None,
-                })
-                .collect();
-            ms.sort_unstable();
-            let median = ms.get(ms.len() / 2).map_or_else(|| "-".into(), |ms| format!("{ms} ms"));
-            format!("{} confirmed, median detection {median}", ms.len())
+            let after_ms = |one| match of(one) {
+                Judged::Confirmed { after_ms } => Some(after_ms),
+                Judged::Averted | Judged::Undecided { .. } => None,
+            };
+            let ms: Vec<u64> = compared.iter().filter_map(after_ms).collect();
+            let confirmed = ms.len();
+            let median = median(ms).map_or_else(|| "-".into(), |ms| format!("{ms} ms"));
+            format!("{confirmed} confirmed, median detection {median}")
         };
         show(&format!(
             "\nrecorded policy: {}\nother policy:    {}\nfalse outages by the other policy: {false_outages}\n\
@@ -141,15 +139,13 @@ impl Replay {
     }
 }
 
-fn table(compared: &[Compared]) -> Table {
+fn comparison(compared: &[Compared]) -> Table {
     let judged = |judged: Judged| match judged {
         Judged::Confirmed { after_ms } => format!("confirmed after {after_ms} ms"),
         Judged::Averted => "averted".to_owned(),
         Judged::Undecided { after_ms } => format!("not within {after_ms} ms"),
     };
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["episode", "began (UTC)", "ended", "recorded policy", "other policy", ""]);
+    let mut table = table(["episode", "began (UTC)", "ended", "recorded policy", "other policy", ""]);
     for one in compared {
         table.add_row([
             one.episode.to_string(),

@@ -1,9 +1,10 @@
 //! An episode's report for a terminal, for an incident review, and as a page.
 
+use super::table;
 use aurora_failover::audit::explain::{self, word};
 use aurora_failover::audit::report::{Held, Ordered, Phase, Report};
 use aurora_failover::clock::rfc3339;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::CellAlignment;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::fmt::Write as _;
 
@@ -58,13 +59,6 @@ fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
     sections
 }
 
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header.iter().copied());
-    table
-}
-
 fn seconds(ms: u64) -> String {
     format!("{:.3}", ms as f64 / 1000.0)
 }
@@ -77,7 +71,7 @@ pub(super) fn text(report: &Report) -> String {
     }
     if !report.phases.is_empty() {
         text.push_str("\nWhere the time went\n");
-        let mut phases = table(&["phase", "ms"]);
+        let mut phases = table(["phase", "ms"]);
         for phase in &report.phases {
             phases.add_row([phase.name.to_owned(), phase.ms.to_string()]);
         }
@@ -87,7 +81,7 @@ pub(super) fn text(report: &Report) -> String {
         let _infallible = writeln!(text, "{phases}");
     }
     text.push_str("\nTimeline (seconds since the last good commit)\n");
-    let mut moments = table(&["seconds", "version", "state", "what", "by", "detail"]);
+    let mut moments = table(["seconds", "version", "state", "what", "by", "detail"]);
     for moment in &report.timeline {
         moments.add_row([
             seconds(moment.elapsed_ms),

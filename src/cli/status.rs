@@ -1,11 +1,10 @@
 //! `aurora-failover status`: what the stored records say.
 
-use super::{Format, show, show_as, store};
+use super::{Format, show, show_as, store, table};
 use anyhow::Result;
 use aurora_failover::clock;
 use aurora_failover::config::Settings;
 use aurora_failover::store::{Item, Store as _};
-use comfy_table::{Table, presets};
 use statemachine::Timestamp;
 
 /// What is shown of a cluster.
@@ -27,9 +26,7 @@ pub(super) async fn run(settings: &Settings, format: Format, watch: bool) -> Res
             found.map(|item| serde_json::json!({ "version": item.version, "record": item.record })).collect();
         return show_as(format, &shown);
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(HEADER);
+    let mut table = table(HEADER);
     for (id, item) in items {
         match item {
             Some(item) => table.add_row(cells(&item, clock::now())),

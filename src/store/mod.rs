@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use statemachine::{
-    ClusterId, ControllerId, EffectId, Envelope, Episode, EpisodeId, EpisodeOutcome, Epoch, Evidence, GuardResult,
-    Pending, Probe, ProbeOutcome, Record, Rule, SelfCheck, Timestamp, Vantage, Verdict,
+    ClusterId, ControllerId, EffectId, Envelope, Episode, EpisodeId, EpisodeOutcome, Epoch, Event, Evidence,
+    GuardResult, Pending, Probe, ProbeOutcome, Record, Rule, SelfCheck, Timestamp, Vantage, Verdict,
 };
 
 /// Where records and history are kept.
@@ -212,6 +212,15 @@ impl HistoryRow {
     #[must_use]
     pub fn hash_of(record: &Record) -> String {
         sha256_of(record)
+    }
+
+    /// Every probe that this row tells of: those that led to it, and its own.
+    pub fn seen_probes(&self) -> impl Iterator<Item = SeenProbe> {
+        let own = match &self.event.event {
+            Event::Probe(probe) => Some(SeenProbe::of(probe, self.event.at)),
+            _ => None,
+        };
+        self.probes.iter().cloned().chain(own)
     }
 
     /// The UTC day, for the fleet-wide index.

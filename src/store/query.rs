@@ -171,7 +171,7 @@ impl DynamoDb {
         while low < high {
             let middle = low + (high - low) / 2;
             match self.edge(cluster, middle, false).await? {
-                Some((version, its)) if its >= at && version <= high => high = middle,
+                Some((_, its)) if its >= at => high = middle,
                 Some((version, _)) => low = version + 1,
                 None => high = middle,
             }

@@ -178,16 +178,18 @@ impl Evidence {
             return Intake::Ignored(Reason::FromTheFuture);
         }
         if probe.target != *primary {
-            if config.member(&probe.target).is_some() && probe.outcome == ProbeOutcome::Ok {
+            if config.member(&probe.target).is_none() {
+                return Intake::Ignored(Reason::NotThePrimary);
+            }
+            if probe.outcome == ProbeOutcome::Ok {
                 return Intake::SecondWriter;
             }
-            // After the fault the lag only grows with the outage; the last value before it bounds the loss.
-            let counts = outage_began_at.is_none_or(|began_at| at <= began_at);
-            let known = |ms| LagReading { region: probe.target.clone(), ms, measured_at: at };
-            if counts && probe.lag_ms.is_some_and(|ms| self.take_lag(&known(ms), config)) {
-                return Intake::FirstLag;
-            }
-            return Intake::Ignored(Reason::NotThePrimary);
+            let read = probe.lag_ms.map(|ms| LagReading { region: probe.target.clone(), ms, measured_at: at });
+            let bounds_loss = |read: &LagReading| Self::bounds_loss(read, outage_began_at);
+            return match read.filter(bounds_loss) {
+                Some(read) if self.take_lag(&read) => Intake::FirstLag,
+                _ => Intake::Ignored(Reason::NotThePrimary),
+            };
         }
         let track = match self.tracks.get_mut(&probe.vantage) {
             Some(track) => track,
@@ -245,11 +247,13 @@ impl Evidence {
         }
     }
 
+    /// After the fault the lag only grows with the outage; the last value before it bounds the loss.
+    pub(crate) fn bounds_loss(reading: &LagReading, outage_began_at: Option<Timestamp>) -> bool {
+        outage_began_at.is_none_or(|began_at| reading.measured_at <= began_at)
+    }
+
     /// Keeps the newest reading; true when it is the first one of that region.
-    pub(crate) fn take_lag(&mut self, reading: &LagReading, config: &Config) -> bool {
-        if config.member(&reading.region).is_none() {
-            return false;
-        }
+    pub(crate) fn take_lag(&mut self, reading: &LagReading) -> bool {
         let read = Lag { ms: reading.ms, at: reading.measured_at };
         match self.lag.get_mut(&reading.region) {
             Some(lag) if lag.at < read.at => *lag = read,

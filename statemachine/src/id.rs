@@ -77,6 +77,26 @@ text_id! {
     EpisodeId,
 }
 
+impl Arn {
+    /// Which region it is of; empty when this is no ARN of a regional resource.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        self.0.split(':').nth(3).unwrap_or_default()
+    }
+
+    /// The account that it belongs to; empty when it names none.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        self.0.split(':').nth(4).unwrap_or_default()
+    }
+
+    /// What comes after the last colon: of a cluster its identifier.
+    #[must_use]
+    pub fn resource_id(&self) -> &str {
+        self.0.rsplit(':').next().unwrap_or_default()
+    }
+}
+
 macro_rules! number_id {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
         $(#[$doc])*

@@ -2,7 +2,7 @@
 //! all, and probes of other kinds than a write. They make the machine look at once, hold back for a while, bound the
 //! loss, or add weight to what the vantages' writes saw.
 
-use crate::evidence::Sighting;
+use crate::evidence::{Evidence, Sighting};
 use crate::machine::Next;
 use crate::states::confirm;
 use crate::turn::Turn;
@@ -132,11 +132,11 @@ pub(crate) fn lag(record: &mut Record, turn: &mut Turn, reading: &LagReading) ->
     if reading.region == record.primary || record.config.member(&reading.region).is_none() {
         return turn.ignore(Reason::NotOurs);
     }
-    // After the fault the lag only grows with the outage; the last value before it bounds the loss.
-    if record.episode.as_ref().is_some_and(|episode| reading.measured_at > episode.began_at) {
+    let outage_began_at = record.episode.as_ref().map(|episode| episode.began_at);
+    if !Evidence::bounds_loss(reading, outage_began_at) {
         return turn.ignore(Reason::NotThePrimary);
     }
-    if record.evidence.take_lag(reading, &record.config) { turn.updated(Rule::SightChanged) } else { turn.noted() }
+    if record.evidence.take_lag(reading) { turn.updated(Rule::SightChanged) } else { turn.noted() }
 }
 
 /// More weight, or the end of a grace, may confirm what the vantages saw already.

@@ -23,7 +23,7 @@ use aws_sdk_s3::types::CreateBucketConfiguration;
 use futures::future::{FutureExt as _, LocalBoxFuture};
 use statemachine::{
     Arn, ClusterId, Envelope, Epoch, Event, Mode, Probe, ProbeOutcome, Record, RecordChange, Region, Rule, SelfCheck,
-    Verdict,
+    Timestamp, Verdict,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +80,11 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     Behaviour {
         name: "DynamoDB: history comes newest first, over pages",
         run: || history_order().boxed_local(),
+        left_out: &[],
+    },
+    Behaviour {
+        name: "DynamoDB: a time is found in the history where rows are missing",
+        run: || a_time_is_found_where_rows_are_missing().boxed_local(),
         left_out: &[],
     },
     Behaviour {
@@ -351,6 +356,27 @@ async fn history_order() -> Result<()> {
     Ok(())
 }
 
+/// Rows expire in no particular order.
+async fn a_time_is_found_where_rows_are_missing() -> Result<()> {
+    let (settings, sdk) = ready().await?;
+    let store = DynamoDb::new(&sdk, &settings.table);
+    let cluster = ClusterId("gaps".into());
+    let versions = [1_u64, 2, 9, 10, 11, 30];
+    for version in versions {
+        let mut row = item(&settings, "gaps", version).row;
+        row.at = Timestamp(version * 1000);
+        store.append(&row).await?;
+    }
+    for at in 0..=31 {
+        let found = store.version_at(&cluster, Timestamp(at * 1000)).await?;
+        // Any version in the gap before a row leads to that row.
+        let row = found.and_then(|from| versions.into_iter().find(|version| *version >= from));
+        let expected = versions.into_iter().find(|version| *version >= at);
+        ensure!(row == expected, "at {at} s: {found:?}, not {expected:?}");
+    }
+    Ok(())
+}
+
 // ---- EventBridge and SQS ---------------------------------------------------------------------------------------
 
 async fn probe_through_the_bus() -> Result<()> {
@@ -535,7 +561,7 @@ async fn password_from_secret() -> Result<()> {
     let managed = r#"{"username":"failover","password":"first"}"#;
     let made = client.create_secret().name(unique("secret")).secret_string(managed).send().await?;
     let arn = made.arn().context("an ARN")?.to_owned();
-    let passwords = Passwords::new(PasswordSource::Secret(arn.clone()), settings.aws.clone());
+    let passwords = Passwords::new(PasswordSource::Secret(Arn(arn.clone())), settings.aws.clone());
     let get = async || passwords.get("db.example", 5432, "failover").await;
     ensure!(get().await?.as_deref() == Some("first"));
     client.put_secret_value().secret_id(&arn).secret_string("second").send().await?;
