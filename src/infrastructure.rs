@@ -77,6 +77,7 @@ async fn create_table(sdk: &SdkConfig, table: &str) -> Result<()> {
         .create_table()
         .table_name(table)
         .billing_mode(BillingMode::PayPerRequest)
+        .deletion_protection_enabled(true)
         .key_schema(key(KEYS.0, KeyType::Hash)?)
         .key_schema(key(KEYS.1, KeyType::Range)?);
     for (index, partition, sort) in INDEXES {
@@ -195,4 +196,104 @@ async fn allow_rules(sdk: &SdkConfig, queue: &Queue, rule_arns: &[String]) -> Re
         .await;
     set.map_err(|e| anyhow!("SetQueueAttributes failed: {}", chain(&e)))?;
     Ok(())
+}
+
+/// What is not as it should be with the table, the buses and the queues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaw {
+    /// Which part.
+    pub part: String,
+    /// What is wrong.
+    pub found: String,
+    /// What to do.
+    pub fix: &'static str,
+    /// Does nothing work without it?
+    pub fatal: bool,
+}
+
+/// Looks at what [`init`] or the templates created: calls `good` with a line for each part that is as it should be.
+pub async fn inspect(sdk: &SdkConfig, settings: &Settings, mut good: impl FnMut(String, String)) -> Vec<Flaw> {
+    let mut flaws = Vec::new();
+    let part = format!("table {}", settings.table);
+    match inspect_table(sdk, settings).await {
+        Ok(found) if found.is_empty() => good(part, "its keys, indexes and protection are as they should be".into()),
+        Ok(found) => flaws.extend(found.into_iter().map(|flaw| Flaw { part: part.clone(), ..flaw })),
+        Err(found) => flaws.push(fatal(part, found)),
+    }
+    for (bus, use_) in [(&settings.event_bus, "results"), (&settings.operator_bus, "orders")] {
+        let described = aws_sdk_eventbridge::Client::new(sdk).describe_event_bus().name(bus).send().await;
+        let part = format!("bus {bus}");
+        match described {
+            Err(error) => flaws.push(fatal(part, format!("DescribeEventBus: {}", chain(&error)))),
+            Ok(described) => {
+                let others = described.policy().is_some();
+                let who = if others { "this account and whom its policy names" } else { "this account" };
+                good(part, format!("takes {use_} of {who}"));
+            }
+        }
+    }
+    for queue in [&settings.queue, &settings.operator_queue] {
+        let part = format!("queue {queue}");
+        match inspect_queue(sdk, queue).await {
+            Ok(None) => good(part, "rules may send to it, and what cannot be used has a place to go".into()),
+            Ok(Some((found, fix))) => flaws.push(Flaw { part, found, fix, fatal: true }),
+            Err(found) => flaws.push(fatal(part, found)),
+        }
+    }
+    flaws
+}
+
+fn fatal(part: String, found: String) -> Flaw {
+    Flaw {
+        part,
+        found,
+        fix: "run `aurora-failover init`, or deploy the templates; and check the permissions",
+        fatal: true,
+    }
+}
+
+async fn inspect_table(sdk: &SdkConfig, settings: &Settings) -> Result<Vec<Flaw>, String> {
+    let client = aws_sdk_dynamodb::Client::new(sdk);
+    let described = client.describe_table().table_name(&settings.table).send().await;
+    let described = described.map_err(|error| format!("DescribeTable: {}", chain(&error)))?;
+    let table = described.table().ok_or("DescribeTable told nothing")?;
+    let mut flaws = Vec::new();
+    let mut flaw = |fatal: bool, found: String, fix| flaws.push(Flaw { part: String::new(), found, fix, fatal });
+    for (index, _, _) in INDEXES {
+        if !table.global_secondary_indexes().iter().any(|known| known.index_name() == Some(index)) {
+            flaw(true, format!("it has no index {index}"), "add it as the templates have it: audits need it");
+        }
+    }
+    if table.deletion_protection_enabled() != Some(true) {
+        flaw(false, "anybody who may delete tables can delete it".into(), "enable deletion protection");
+    }
+    if settings.retention.is_some() {
+        let lives = client.describe_time_to_live().table_name(&settings.table).send().await;
+        let lives = lives.map_err(|error| format!("DescribeTimeToLive: {}", chain(&error)))?;
+        let attribute = lives.time_to_live_description().and_then(|ttl| ttl.attribute_name());
+        if attribute != Some("expires") {
+            let found = "rows have a time to live, and the table does not know";
+            flaw(false, found.into(), "enable time to live with the attribute `expires`");
+        }
+    }
+    Ok(flaws)
+}
+
+async fn inspect_queue(sdk: &SdkConfig, name: &str) -> Result<Option<(String, &'static str)>, String> {
+    let client = aws_sdk_sqs::Client::new(sdk);
+    let url = client.get_queue_url().queue_name(name).send().await;
+    let url = url.map_err(|error| format!("GetQueueUrl: {}", chain(&error)))?;
+    let asked = client.get_queue_attributes().queue_url(url.queue_url().unwrap_or_default());
+    let asked = asked.attribute_names(QueueAttributeName::Policy).attribute_names(QueueAttributeName::RedrivePolicy);
+    let answer = asked.send().await.map_err(|error| format!("GetQueueAttributes: {}", chain(&error)))?;
+    let attribute = |name| answer.attributes().and_then(|all| all.get(&name)).map(String::as_str).unwrap_or_default();
+    if !attribute(QueueAttributeName::Policy).contains("events.amazonaws.com") {
+        let found = "its policy does not let EventBridge send to it".to_owned();
+        return Ok(Some((found, "run `aurora-failover init`, or deploy the templates")));
+    }
+    if attribute(QueueAttributeName::RedrivePolicy).is_empty() {
+        let found = "it has no dead-letter queue: a message that cannot be used comes back for ever".to_owned();
+        return Ok(Some((found, "give it a redrive policy, as `aurora-failover init` does for new queues")));
+    }
+    Ok(None)
 }

@@ -2,7 +2,8 @@
 //!
 //! The flow, and the only one: canary → EventBridge → SQS → [`inbox`] → [`controller`] turn → [`store`] →
 //! [`effects`] → result → turn. SDK types stay inside the one module that calls them ([`store`], [`inbox`],
-//! [`bus`], [`rds`], [`route53`], [`s3`], [`arc`], [`cloudwatch`], [`password`], [`infrastructure`]); environment is read in [`config`], time in [`clock`].
+//! [`bus`], [`rds`], [`route53`], [`s3`], [`arc`], [`cloudwatch`], [`password`],
+//! [`iam`], [`infrastructure`]); environment is read in [`config`], time in [`clock`].
 
 pub mod arc;
 pub mod audit;
@@ -18,10 +19,12 @@ pub mod dns;
 pub mod effects;
 pub mod envelope;
 pub mod http;
+pub mod iam;
 pub mod identity;
 pub mod inbox;
 pub mod infrastructure;
 pub mod password;
+pub mod permissions;
 pub mod rds;
 pub mod rehearse;
 pub mod route53;

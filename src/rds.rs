@@ -68,6 +68,31 @@ impl AwsRds {
     pub fn new(settings: AwsSettings) -> Self {
         Self { clients: Regional::new(settings, Client::new) }
     }
+
+    /// The lag at which the primary stops committing, in seconds (`rds.global_db_rpo` of the cluster's parameter
+    /// group); none when it never does.
+    ///
+    /// # Errors
+    /// A call failed, or the answer makes no sense.
+    pub async fn lag_limit_s(&self, region: &Region, arn: &Arn) -> Result<Option<u64>, RdsError> {
+        let client = self.clients.client(region).await;
+        let clusters = client.describe_db_clusters().db_cluster_identifier(arn.as_str()).send().await;
+        let clusters = clusters.map_err(|error| failed("DescribeDBClusters", region, &error))?;
+        let Some(group) = clusters.db_clusters().first().and_then(|cluster| cluster.db_cluster_parameter_group())
+        else {
+            return Ok(None);
+        };
+        let pages = client.describe_db_cluster_parameters().db_cluster_parameter_group_name(group);
+        let mut parameters = pages.into_paginator().items().send();
+        while let Some(parameter) = parameters.next().await {
+            let parameter = parameter.map_err(|error| failed("DescribeDBClusterParameters", region, &error))?;
+            if parameter.parameter_name() == Some("rds.global_db_rpo") {
+                // -1 is how AWS writes "off".
+                return Ok(parameter.parameter_value().and_then(|value| value.parse().ok()));
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn failed<E>(operation: &'static str, region: &Region, error: &SdkError<E>) -> RdsError

@@ -258,6 +258,12 @@ fn a_running_lab_takes_orders_from_another_terminal() {
     assert_gone(&dir);
 }
 
+/// The environment, with the access key of a role of the lab.
+fn as_role(environment: &[(String, String)], role: &str) -> Vec<(String, String)> {
+    let key = ("AWS_ACCESS_KEY_ID".to_owned(), role.to_owned());
+    environment.iter().filter(|(name, _)| *name != key.0).cloned().chain([key.clone()]).collect()
+}
+
 /// A command of the product in the lab's environment: its exit code, and all that it says.
 fn product(environment: &[(String, String)], arguments: &[&str]) -> (i32, String) {
     let mut command = Command::new(BINARY);
@@ -290,7 +296,9 @@ fn wait_for_closed_episodes(environment: &[(String, String)], count: usize) -> V
 #[test]
 fn operators_and_auditors_get_every_answer_of_a_real_failover() {
     let _machine = alone();
-    let (mut lab, dir, environment) = start_with_environment();
+    let (mut lab, dir, administrator) = start_with_environment();
+    // Each command has only what its role may do.
+    let environment = as_role(&administrator, "operator");
     let run = |arguments: &[&str]| product(&environment, arguments);
     let good = |arguments: &[&str]| {
         let (code, said) = run(arguments);
@@ -300,7 +308,18 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
     let file = |name: &str| dir.join(name).to_str().expect("text").to_owned();
 
     // Before anything happens.
-    assert!(good(&["doctor"]).contains("0 errors"));
+    let roles = ["canary", "controller", "operator", "break-glass", "auditor", "deployer"];
+    let simulate = roles.map(|role| format!("--simulate={role}=arn:aws:iam::000000000000:role/{role}"));
+    let doctor = good(&[&["doctor"], &simulate.each_ref().map(String::as_str)[..]].concat());
+    assert!(doctor.contains("0 errors") && doctor.contains("permissions of the controller"), "{doctor}");
+    assert!(doctor.contains("rds.global_db_rpo is off"), "{doctor}");
+    let (code, less) = run(&["doctor", "--simulate=controller=arn:aws:iam::000000000000:role/auditor"]);
+    assert!(code == 1 && less.contains("rds:FailoverGlobalCluster on arn:aws:rds::"), "{less}");
+    let auditor = as_role(&administrator, "auditor");
+    let (code, seen) = product(&auditor, &["status"]);
+    assert!(code == 0 && seen.contains("healthy"), "{seen}");
+    let (code, denied) = product(&auditor, &["override", "orders", "resume", "--reason", "not mine", "--yes"]);
+    assert!(code != 0 && denied.contains("is not authorized to perform: events:PutEvents"), "{denied}");
     let plan = good(&["plan", "orders"]);
     assert!(
         plan.contains("it would then make us-west-2 the writer") && plan.contains("guard approved passes"),
@@ -377,7 +396,7 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
     assert_eq!(count(&["--outcome", "completed"]), 1);
     assert_eq!(count(&["--state", "promoting", "--event", "result", "--rule", "guards-passed"]), 1);
     assert!(count(&["--episode", id]) > 5 && count(&["--episode", id]) < all);
-    assert!(count(&["--actor", "arn:aws:iam::000000000000:user/lab"]) >= 1);
+    assert!(count(&["--actor", "arn:aws:sts::000000000000:assumed-role/operator/lab"]) >= 1);
     let (code, none) = run(&["history", "--state", "asleep"]);
     assert!(code == 0 && none.contains("no turn is like that"), "{none}");
 
@@ -414,10 +433,13 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
     assert!(after(&hasty["other"]) < after(&hasty["recorded"]), "{hasty:#}");
 
     // Past the bus, by plan, and back.
-    let direct =
-        good(&["override", "orders", "pause", "--for", "1m", "--reason", "the bus is down", "--yes", "--direct"]);
+    let order = ["override", "orders", "pause", "--for", "1m", "--reason", "the bus is down", "--yes", "--direct"];
+    let (code, denied) = run(&order);
+    assert!(code != 0 && denied.contains("is not authorized to perform: dynamodb:PutItem"), "{denied}");
+    let (code, direct) = product(&as_role(&administrator, "break-glass"), &order);
+    assert_eq!(code, 0, "{direct}");
     assert!(direct.contains("straight into the table"), "{direct}");
-    assert!(good(&["history", "--event", "command", "--limit", "1"]).contains("user/lab (direct)"));
+    assert!(good(&["history", "--event", "command", "--limit", "1"]).contains("role/break-glass/lab (direct)"));
     good(&["override", "orders", "resume", "--reason", "it is back", "--yes", "--on-behalf-of", "alice"]);
     let drilled = good(&["drill", "orders", "--switchover", "--reason", "game day", "--yes"]);
     assert!(
@@ -433,7 +455,7 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
         assert_eq!(code, 1, "{said}");
         said
     };
-    let table = Table::of(&environment);
+    let table = Table::of(&administrator);
     let third = table.get(3);
     let changed = flaws_after(&|| table.put(3, &third.replace("\"actor\":\"", "\"actor\":\"not ")));
     assert!(changed.contains("row 3 was changed"), "{changed}");

@@ -46,6 +46,10 @@ const ENDPOINT_ZONE: &str = "rds.lab.";
 const WITNESS: &str = "eu-west-1";
 /// Bucket and key of the object that moves the public name, if that does.
 const SIGNPOST: [&str; 2] = ["orders-signpost", "orders.json"];
+/// The access key of whoever may do everything: the one at the keyboard.
+const ADMINISTRATOR: &str = "lab";
+/// The roles of the service's processes; each has its name as access key, and may do what `iam-policy` prints.
+const ROLES: [&str; 6] = ["deployer", "controller", "canary", "operator", "break-glass", "auditor"];
 const ENGINE_VERSION: &str = "16.6";
 const ACCOUNT: &str = "000000000000";
 /// Vantages, and the region of each.
@@ -329,8 +333,14 @@ impl Stage {
             dir,
             exe,
         };
+        progress.step("creating roles (aurora-failover iam-policy)");
+        let print = async |role| stage.finished("iam-policy", ADMINISTRATOR, &["iam-policy", role]).await;
+        let policies = futures::future::try_join_all(ROLES.map(print)).await?;
+        for (role, policy) in ROLES.iter().zip(policies) {
+            stage.aws.put_role_policy(role, &policy)?;
+        }
         progress.step("creating table, bus, rule and queues (aurora-failover init)");
-        stage.finished("init", &["init"]).await?;
+        stage.finished("init", "deployer", &["init"]).await?;
         progress.step(if controllers == 1 {
             "starting the controller and three vantages"
         } else {
@@ -444,7 +454,7 @@ impl Stage {
     }
 
     async fn status(&self) -> Result<Value> {
-        Ok(serde_json::from_str(&self.finished("status", &["status", "--output", "json"]).await?)?)
+        Ok(serde_json::from_str(&self.finished("status", "auditor", &["status", "--output", "json"]).await?)?)
     }
 
     /// The version of the stored record, by `aurora-failover status`.
@@ -485,7 +495,7 @@ impl Stage {
     /// # Errors
     /// When the command fails.
     pub async fn history(&self) -> Result<Vec<Value>> {
-        let shown = self.finished("history", &["history", "--output", "json", "--limit", "100000"]).await?;
+        let shown = self.finished("history", "auditor", &["history", "--output", "json", "--limit", "100000"]).await?;
         let mut rows: Vec<Value> = serde_json::from_str(&shown)?;
         rows.reverse();
         Ok(rows)
@@ -496,7 +506,7 @@ impl Stage {
     /// # Errors
     /// When the command fails.
     pub async fn history_table(&self) -> Result<String> {
-        self.finished("history", &["history", "--limit", "200"]).await
+        self.finished("history", "auditor", &["history", "--limit", "200"]).await
     }
 
     /// A region vanishes: databases, vantages, their paths to AWS, and AWS's endpoints in it.
@@ -551,7 +561,8 @@ impl Stage {
     /// When the process cannot be started.
     pub fn start_controller(&mut self, index: usize) -> Result<()> {
         let listen = self.metrics[index].to_string();
-        let controller = self.spawn(&controller_name(index), &["serve", "--listen", &listen], &self.aws.url())?;
+        let controller =
+            self.spawn(&controller_name(index), "controller", &["serve", "--listen", &listen], &self.aws.url())?;
         self.controllers[index] = Some(controller);
         Ok(())
     }
@@ -561,7 +572,8 @@ impl Stage {
         let (name, url) = (vantage.name, format!("http://{}", vantage.aws.addr()));
         let config = self.dir.path().join(vantage.config_file());
         let config = config.to_str().context("the path is text")?;
-        let canary = self.spawn(&format!("canary-{name}"), &["canary", "--config", config, "--vantage", name], &url)?;
+        let arguments = ["canary", "--config", config, "--vantage", name];
+        let canary = self.spawn(&format!("canary-{name}"), "canary", &arguments, &url)?;
         self.vantages[index].canary = Some(canary);
         Ok(())
     }
@@ -604,8 +616,11 @@ impl Stage {
     /// How to look around from another terminal.
     #[must_use]
     pub fn describe(&self) -> String {
-        let environment: Vec<String> =
-            self.environment(&self.aws.url()).into_iter().map(|(key, value)| format!("export {key}={value}")).collect();
+        let environment: Vec<String> = self
+            .environment(&self.aws.url(), ADMINISTRATOR)
+            .into_iter()
+            .map(|(key, value)| format!("export {key}={value}"))
+            .collect();
         format!(
             "public name   {PUBLIC_NAME} (dig -p {} @127.0.0.1 {PUBLIC_NAME})\n\
              websites      http://{}/ ({PRIMARY}) and http://{}/ ({SECONDARY})\n\
@@ -657,31 +672,31 @@ impl Stage {
         drop(self.reaper);
     }
 
-    fn environment(&self, aws_url: &str) -> Vec<(&'static str, String)> {
+    fn environment(&self, aws_url: &str, key: &str) -> Vec<(&'static str, String)> {
         let config = self.dir.path().join(CONFIG_FILE);
         vec![
             ("AWS_ENDPOINT_URL", aws_url.into()),
-            ("AWS_ACCESS_KEY_ID", "lab".into()),
+            ("AWS_ACCESS_KEY_ID", key.into()),
             ("AWS_SECRET_ACCESS_KEY", "lab".into()),
             ("AWS_EC2_METADATA_DISABLED", "true".into()),
             ("AURORA_FAILOVER_CONFIG", config.display().to_string()),
         ]
     }
 
-    fn command(&self, arguments: &[&str], aws_url: &str) -> Command {
+    fn command(&self, key: &str, arguments: &[&str], aws_url: &str) -> Command {
         let mut command = Command::new(&self.exe);
         for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("AWS_")) {
             command.env_remove(key);
         }
-        command.args(arguments).envs(self.environment(aws_url)).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(arguments).envs(self.environment(aws_url, key)).stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 
-    fn spawn(&self, name: &str, arguments: &[&str], aws_url: &str) -> Result<Child> {
+    fn spawn(&self, name: &str, role: &str, arguments: &[&str], aws_url: &str) -> Result<Child> {
         let path = self.dir.path().join(format!("{name}.log"));
         let log = File::options().create(true).append(true).open(&path).context("opening a log")?;
         let child = self
-            .command(arguments, aws_url)
+            .command(role, arguments, aws_url)
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0)
@@ -692,9 +707,9 @@ impl Stage {
     }
 
     /// Runs a command of the product to its end and gives its standard output.
-    async fn finished(&self, name: &str, arguments: &[&str]) -> Result<String> {
+    async fn finished(&self, name: &str, key: &str, arguments: &[&str]) -> Result<String> {
         let output =
-            self.command(arguments, &self.aws.url()).output().await.with_context(|| format!("running {name}"))?;
+            self.command(key, arguments, &self.aws.url()).output().await.with_context(|| format!("running {name}"))?;
         let status: ExitStatus = output.status;
         ensure!(status.success(), "{name} failed ({status}): {}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(String::from_utf8(output.stdout)?)
@@ -706,7 +721,8 @@ impl Stage {
     /// When it cannot be run.
     pub async fn product(&self, arguments: &[String]) -> Result<(i32, String)> {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let output = self.command(&arguments, &self.aws.url()).output().await.context("running the product")?;
+        let role = if arguments.contains(&"--direct") { "break-glass" } else { "operator" };
+        let output = self.command(role, &arguments, &self.aws.url()).output().await.context("running the product")?;
         let said = [output.stdout, output.stderr].concat();
         Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned()))
     }

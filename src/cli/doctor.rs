@@ -6,11 +6,13 @@ use aurora_failover::config::{ClusterSettings, Settings};
 use aurora_failover::database::{Database, within};
 use aurora_failover::dns::Dns;
 use aurora_failover::effects::World;
+use aurora_failover::permissions::{self, Role};
+use aurora_failover::rds::AwsRds;
 use aurora_failover::sqs::Sqs;
-use aurora_failover::store::{DynamoDb, Store as _};
-use aurora_failover::{aws, clock, identity};
+use aurora_failover::store::DynamoDb;
+use aurora_failover::{aws, clock, iam, identity, infrastructure};
 use aws_config::SdkConfig;
-use clap::Args;
+use clap::{Args, ValueEnum as _};
 use serde::Serialize;
 use statemachine::{Mode, Record, Region, RouteBy, Timestamp};
 use std::fmt::Display;
@@ -31,13 +33,22 @@ const LOOK_WITHIN: Duration = Duration::from_secs(5);
 /// Look at the real account: is everything there that a failover needs, and does it fit together?
 ///
 /// Changes nothing but a heartbeat row in the database. Exits with 0 only if there is no error; each finding comes with
-/// its fix. IAM permissions are not simulated: what this command may read, it reads.
+/// its fix.
 #[derive(Args)]
 pub(super) struct Doctor {
     #[command(flatten)]
     file: ConfigFile,
     #[command(flatten)]
     output: Output,
+    /// Ask IAM whether this role may do what it needs, such as controller=arn:aws:iam::123456789012:role/controller;
+    /// may be repeated. The roles are those of `iam-policy`.
+    #[arg(long, value_name = "ROLE=ARN", value_parser = simulated)]
+    simulate: Vec<(Role, String)>,
+}
+
+fn simulated(text: &str) -> Result<(Role, String), String> {
+    let (role, arn) = text.split_once('=').ok_or("expected ROLE=ARN")?;
+    Ok((Role::from_str(role, false)?, arn.to_owned()))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -85,6 +96,9 @@ impl Doctor {
         let sdk = aws::load(&settings.region, &settings.aws).await;
         let mut findings = Findings::default();
         account(&mut findings, &settings, &sdk).await;
+        for (role, arn) in &self.simulate {
+            permissions(&mut findings, &settings, &sdk, *role, arn).await;
+        }
         let world = world(&settings, &sdk)?;
         let store = DynamoDb::new(&sdk, &settings.table);
         let database = Database::new(settings.database.clone(), &settings.aws, Dns::new(&settings.nameservers)?)?;
@@ -93,6 +107,7 @@ impl Doctor {
             let primary = record.as_ref().map_or(&cluster.config.members[0].region, |record| &record.primary);
             where_it_runs(&mut findings, &settings, cluster, primary);
             rds(&mut findings, &world, cluster, primary, &settings.region).await;
+            lag_limit(&mut findings, &settings, cluster, primary).await;
             names(&mut findings, &world, cluster, primary).await;
             databases(&mut findings, &database, cluster, primary).await;
         }
@@ -111,7 +126,9 @@ impl Doctor {
             };
             table.add_row([sign, &finding.about, &finding.found, finding.fix.unwrap_or_default()]);
         }
-        show(&format!("{table}\n\n{errors} errors, {warnings} warnings; IAM permissions are not simulated"))?;
+        let simulate = "\nGive --simulate controller=ARN and the like to have the roles' permissions simulated.";
+        let hint = if self.simulate.is_empty() { simulate } else { "" };
+        show(&format!("{table}\n\n{errors} errors, {warnings} warnings{hint}"))?;
         Ok(errors == 0)
     }
 }
@@ -122,11 +139,59 @@ async fn account(findings: &mut Findings, settings: &Settings, sdk: &SdkConfig) 
         Err(error) => findings.error("identity", error, "give this shell AWS credentials, and a way to STS"),
     }
     for queue in [&settings.queue, &settings.operator_queue] {
-        match Sqs::open(sdk, queue, &settings.dead_letter_queue).await {
-            Ok(_) => findings.good(format!("queue {queue}"), "is there, and its dead-letter queue"),
-            Err(error) => {
-                findings.error(format!("queue {queue}"), format!("{error:#}"), "run `aurora-failover init`");
+        if let Err(error) = Sqs::open(sdk, queue, &settings.dead_letter_queue).await {
+            findings.error(format!("queue {queue}"), format!("{error:#}"), "run `aurora-failover init`");
+        }
+    }
+    let flaws = infrastructure::inspect(sdk, settings, |part, found| findings.good(part, found)).await;
+    for infrastructure::Flaw { part, found, fix, fatal } in flaws {
+        if fatal { findings.error(part, found, fix) } else { findings.warning(part, found, fix) }
+    }
+}
+
+/// May the role do what it needs?
+async fn permissions(findings: &mut Findings, settings: &Settings, sdk: &SdkConfig, role: Role, arn: &str) {
+    let about = format!("permissions of the {}", role.name());
+    let mut allowed = 0;
+    for statement in permissions::statements(role, settings) {
+        for resource in &statement.resources {
+            // IAM is asked about things, not about patterns.
+            let thing = if resource == "*" { resource.clone() } else { resource.replace('*', "any") };
+            match iam::denied(sdk, arn, &statement.actions, &thing).await {
+                Ok(denied) => {
+                    allowed += statement.actions.len() - denied.len();
+                    for iam::Denied { action, resource, decision } in denied {
+                        let found = format!("{action} on {resource}: {decision}");
+                        findings.error(&about, found, "give the role what `aurora-failover iam-policy` prints");
+                    }
+                }
+                Err(error) => {
+                    let fix = "check the role's ARN, and iam:SimulatePrincipalPolicy of your own";
+                    findings.error(&about, error, fix);
+                    return;
+                }
             }
+        }
+    }
+    findings.good(about, format!("{allowed} actions are allowed"));
+}
+
+async fn lag_limit(findings: &mut Findings, settings: &Settings, cluster: &ClusterSettings, primary: &Region) {
+    let Some(member) = cluster.config.members.iter().find(|member| member.region == *primary) else { return };
+    let about = format!("lag limit of {}", cluster.id);
+    match AwsRds::new(settings.aws.clone()).lag_limit_s(primary, &member.arn).await {
+        Ok(None) => findings.good(about, "rds.global_db_rpo is off: the primary never waits for a secondary"),
+        Ok(Some(seconds)) => {
+            let found = format!("rds.global_db_rpo = {seconds} s: the primary stops committing beyond that lag");
+            if seconds * 1000 > cluster.config.policy.rpo_max_ms {
+                let fix = "lower it to rpo-max, or a loss that it allows is one that `auto` refuses";
+                findings.warning(about, found, fix);
+            } else {
+                findings.good(about, found);
+            }
+        }
+        Err(error) => {
+            findings.warning(about, error, "check rds:DescribeDBClusterParameters");
         }
     }
 }
@@ -134,7 +199,7 @@ async fn account(findings: &mut Findings, settings: &Settings, sdk: &SdkConfig) 
 /// What the table says, and the record if there is one.
 async fn stored(findings: &mut Findings, store: &DynamoDb, cluster: &ClusterSettings) -> Option<Record> {
     let about = format!("{} in table {}", cluster.id, store.table());
-    let item = match store.load(&cluster.id).await {
+    let item = match store.read(&cluster.id).await {
         Ok(Some(item)) => item,
         Ok(None) => {
             findings.error(about, "nothing is stored", "start `aurora-failover serve`");

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::explain;
 use aurora_failover::audit::report::{Report, report as make};
 use aurora_failover::clock;
-use aurora_failover::store::{DynamoDb, EpisodeEntry, HistoryRow, Path, Store as _};
+use aurora_failover::store::{DynamoDb, EpisodeEntry, HistoryRow, Path};
 use clap::{Args, ValueEnum};
 use statemachine::{ClusterId, EpisodeId, Timestamp};
 use std::path::PathBuf;
@@ -116,7 +116,7 @@ impl Episode {
 pub(super) async fn load(store: &DynamoDb, cluster: &ClusterId, id: &str) -> Result<(Report, Vec<HistoryRow>)> {
     let entry = find(store, cluster, id).await?;
     let rows = rows(store, &entry).await?;
-    let open = store.load(cluster).await?.and_then(|item| item.record.episode).filter(|open| open.id == entry.id);
+    let open = store.read(cluster).await?.and_then(|item| item.record.episode).filter(|open| open.id == entry.id);
     let report = make(&rows, open.as_ref());
     let report =
         report.with_context(|| format!("the rows of episode {} are gone from table {}", entry.id, store.table()))?;

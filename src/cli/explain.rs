@@ -4,7 +4,7 @@ use super::{ConfigFile, show, store, when};
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::{self, explain};
 use aurora_failover::clock;
-use aurora_failover::store::{DynamoDb, Path, Store as _};
+use aurora_failover::store::{DynamoDb, Path};
 use clap::Args;
 use statemachine::{ClusterId, Record, Timestamp};
 
@@ -44,7 +44,7 @@ impl Explain {
         let (record, at, version) = match self.at {
             None => {
                 let item =
-                    store.load(&cluster).await?.context("nothing is stored of it yet; is the controller running?")?;
+                    store.read(&cluster).await?.context("nothing is stored of it yet; is the controller running?")?;
                 // Quiet evidence is stored once in a while: it is judged as of the time that it is of.
                 let of = item.record.last_now;
                 (item.record, of, item.version)

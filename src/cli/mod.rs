@@ -29,6 +29,7 @@ use aurora_failover::dns::Dns;
 use aurora_failover::effects::World;
 use aurora_failover::envelope::{self, Channel, Decoder};
 use aurora_failover::inbox::Inbox;
+use aurora_failover::permissions::{self, Role};
 use aurora_failover::rds::AwsRds;
 use aurora_failover::route53::AwsRoute53;
 use aurora_failover::s3::AwsS3;
@@ -108,6 +109,13 @@ enum Command {
     Init {
         #[command(flatten)]
         file: ConfigFile,
+    },
+    /// Print the IAM policy that a role needs with this configuration, and nothing more.
+    IamPolicy {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Whose.
+        role: Role,
     },
     /// Show every cluster as the stored record says.
     Status {
@@ -311,6 +319,9 @@ async fn dispatch(command: Command) -> Result<()> {
             let settings = file.load()?;
             let sdk = aws::load(&settings.region, &settings.aws).await;
             infrastructure::init(&sdk, &settings, |part| println!("ready: {part}")).await
+        }
+        Command::IamPolicy { file, role } => {
+            show(&serde_json::to_string_pretty(&permissions::policy(role, &file.load()?))?)
         }
         Command::Status { file, output, watch } => status::run(&file.load()?, output.output, watch).await,
         Command::History(command) => command.run().await,

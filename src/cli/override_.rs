@@ -195,7 +195,7 @@ pub(super) async fn run(given: Override) -> Result<ExitCode> {
         bail!("--reason is needed: it is kept in the history");
     }
     let (sdk, store) = store(&settings).await;
-    let Some(item) = store.load(&cluster).await? else {
+    let Some(item) = store.read(&cluster).await? else {
         bail!("nothing is stored of {cluster} yet; is the controller running?");
     };
     let actor = actor(identity::caller(&sdk).await, given.on_behalf_of.as_deref())?;
@@ -352,7 +352,7 @@ async fn follow(store: &DynamoDb, cluster: &ClusterId, from: &HistoryRow) -> Res
                 show(&format!("{} {}: {}", clock::rfc3339(row.at), row.to, row.rule.sentence()))?;
             }
             if matches!(row.rule, Rule::GuardRefused | Rule::EffectHeld) && row.outcome.is_none() {
-                let hold = store.load(cluster).await?.and_then(|item| item.record.hold);
+                let hold = store.read(cluster).await?.and_then(|item| item.record.hold);
                 let Some(hold) = hold else { continue };
                 show(&format!("it holds: {}; to go on: {}", hold.detail, hold.release))?;
                 return Ok(ExitCode::from(HOLDS));

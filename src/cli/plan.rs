@@ -4,7 +4,7 @@ use super::{ConfigFile, Format, Output, median, override_, show, show_as, store,
 use anyhow::{Context as _, Result};
 use aurora_failover::audit::explain;
 use aurora_failover::rehearse::rehearse;
-use aurora_failover::store::{EpisodeEntry, Store as _};
+use aurora_failover::store::EpisodeEntry;
 use aurora_failover::{clock, identity};
 use clap::Args;
 use serde::Serialize;
@@ -61,7 +61,7 @@ impl Plan {
         let settings = self.file.load()?;
         let cluster = super::one_cluster(&settings, Some(self.cluster.clone()))?;
         let (sdk, store) = store(&settings).await;
-        let item = store.load(&cluster).await?.context("nothing is stored of it yet; is the controller running?")?;
+        let item = store.read(&cluster).await?.context("nothing is stored of it yet; is the controller running?")?;
         let world = world(&settings, &sdk)?;
         let target = self.target.map(Region);
         let order = if self.switchover {

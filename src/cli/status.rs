@@ -4,7 +4,7 @@ use super::{Format, show, show_as, store, table};
 use anyhow::Result;
 use aurora_failover::clock;
 use aurora_failover::config::Settings;
-use aurora_failover::store::{Item, Store as _};
+use aurora_failover::store::Item;
 use statemachine::Timestamp;
 
 /// What is shown of a cluster.
@@ -18,7 +18,7 @@ pub(super) async fn run(settings: &Settings, format: Format, watch: bool) -> Res
     }
     let mut items = Vec::new();
     for cluster in &settings.clusters {
-        items.push((&cluster.id, store.load(&cluster.id).await?));
+        items.push((&cluster.id, store.read(&cluster.id).await?));
     }
     if format != Format::Table {
         let found = items.iter().filter_map(|(_, item)| item.as_ref());

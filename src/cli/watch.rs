@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::explain;
 use aurora_failover::clock;
 use aurora_failover::config::Settings;
-use aurora_failover::store::{DynamoDb, HistoryRow, Item, Store as _};
+use aurora_failover::store::{DynamoDb, HistoryRow, Item};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
@@ -75,7 +75,7 @@ async fn watch(settings: &Settings, store: &DynamoDb, terminal: &mut ratatui::De
 async fn read(settings: &Settings, store: &DynamoDb) -> Result<View> {
     let mut view = View { read_at: clock::now(), ..View::default() };
     for cluster in &settings.clusters {
-        view.items.extend(store.load(&cluster.id).await?);
+        view.items.extend(store.read(&cluster.id).await?);
         let rows = store.newest(&cluster.id, ROWS).await?;
         view.turns.extend(rows.into_iter().filter(|row| row.from != row.to || !row.guards.is_empty()));
     }

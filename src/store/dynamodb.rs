@@ -58,6 +58,24 @@ impl DynamoDb {
         &self.table
     }
 
+    /// Reads the item strongly consistently, and writes nothing: for whoever only looks.
+    ///
+    /// # Errors
+    /// The call failed, or the item cannot be read.
+    pub async fn read(&self, cluster: &ClusterId) -> Result<Option<Item>, StoreError> {
+        let found = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .consistent_read(true)
+            .key("PK", partition(cluster))
+            .key("SK", text("STATE"))
+            .send()
+            .await
+            .map_err(|error| self.failed("GetItem", &error))?;
+        found.item.map(|attributes| read_item(cluster, &attributes)).transpose()
+    }
+
     /// Writes an item that is never overwritten.
     async fn put_once(&self, item: Attributes) -> Result<(), StoreError> {
         let put = self.client.put_item().table_name(&self.table).set_item(Some(item));
@@ -101,20 +119,11 @@ impl DynamoDb {
 #[async_trait]
 impl Store for DynamoDb {
     async fn load(&self, cluster: &ClusterId) -> Result<Option<Item>, StoreError> {
-        let found = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .consistent_read(true)
-            .key("PK", partition(cluster))
-            .key("SK", text("STATE"))
-            .send()
-            .await
-            .map_err(|error| self.failed("GetItem", &error))?;
-        let Some(attributes) = found.item else { return Ok(None) };
-        let item = read_item(cluster, &attributes)?;
-        self.append(&item.row).await?;
-        Ok(Some(item))
+        let item = self.read(cluster).await?;
+        if let Some(item) = &item {
+            self.append(&item.row).await?;
+        }
+        Ok(item)
     }
 
     async fn commit(&self, item: &Item) -> Result<(), StoreError> {

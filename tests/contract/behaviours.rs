@@ -8,12 +8,13 @@ use aurora_failover::config::{self, PasswordSource, Settings};
 use aurora_failover::envelope::{Channel, Decoder, PROBE_DETAIL_TYPE, probe_detail};
 use aurora_failover::inbox::{Delivery, Inbox, Queue as _};
 use aurora_failover::password::Passwords;
+use aurora_failover::permissions::{self, Role};
 use aurora_failover::rds::{AwsRds, Rds as _, RdsError};
 use aurora_failover::route53::{AwsRoute53, Route53 as _};
 use aurora_failover::s3::{AwsS3, Location, Objects as _};
 use aurora_failover::sqs::{DeadLetters, Sqs};
 use aurora_failover::store::{DynamoDb, HistoryRow, Item, Store as _, StoreError};
-use aurora_failover::{aws, clock, infrastructure};
+use aurora_failover::{aws, clock, iam, infrastructure};
 use aws_config::SdkConfig;
 use aws_sdk_cloudwatch::error::ProvideErrorMetadata as _;
 use aws_sdk_cloudwatch::primitives::DateTime;
@@ -86,6 +87,11 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         name: "DynamoDB: a time is found in the history where rows are missing",
         run: || a_time_is_found_where_rows_are_missing().boxed_local(),
         left_out: &[],
+    },
+    Behaviour {
+        name: "IAM: a role may do what its policy says, and nothing else",
+        run: || simulated_permissions().boxed_local(),
+        left_out: &[("moto", "it does not simulate policies")],
     },
     Behaviour {
         name: "EventBridge: a probe goes through bus, rule and queue and is decoded",
@@ -686,4 +692,30 @@ async fn unknown_cluster() -> Result<()> {
         }
         other => anyhow::bail!("{other:?}"),
     }
+}
+
+async fn simulated_permissions() -> Result<()> {
+    let (settings, sdk) = ready().await?;
+    let name = unique("controller");
+    let client = aws_sdk_iam::Client::new(&sdk);
+    let trust = r#"{"Version":"2012-10-17","Statement":[]}"#;
+    let created = client.create_role().role_name(&name).assume_role_policy_document(trust).send().await?;
+    let arn = created.role().context("a role")?.arn().to_owned();
+    let policy = permissions::policy(Role::Controller, &settings).to_string();
+    client.put_role_policy().role_name(&name).policy_name("own").policy_document(policy).send().await?;
+    for statement in permissions::statements(Role::Controller, &settings) {
+        for resource in &statement.resources {
+            let thing = if resource == "*" { resource.clone() } else { resource.replace('*', "any") };
+            let denied = iam::denied(&sdk, &arn, &statement.actions, &thing).await.map_err(anyhow::Error::msg)?;
+            ensure!(denied.is_empty(), "{}: {denied:?}", statement.sid);
+        }
+    }
+    let table = format!("arn:aws:dynamodb:us-west-2:000000000000:table/{}", settings.table);
+    for (action, resource) in
+        [("dynamodb:DeleteTable", table.as_str()), ("dynamodb:PutItem", "arn:aws:dynamodb:a:b:table/c")]
+    {
+        let denied = iam::denied(&sdk, &arn, &[action], resource).await.map_err(anyhow::Error::msg)?;
+        ensure!(denied.len() == 1 && denied[0].decision == "implicitDeny", "{action} on {resource}: {denied:?}");
+    }
+    Ok(())
 }

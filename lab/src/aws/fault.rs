@@ -168,15 +168,19 @@ pub(super) fn refusal(kind: FaultKind, service: &str) -> Option<Reply> {
         (FaultKind::Throttle, _) => (400, "Throttling", "Rate exceeded"),
         (FaultKind::Latency(_) | FaultKind::LostReply | FaultKind::Reset | FaultKind::Lost, _) => return None,
     };
-    let refusal = Refusal::new(code, message).status(status);
-    Some(match service {
+    Some(as_error(Refusal::new(code, message).status(status), service))
+}
+
+/// As the service writes it.
+pub(super) fn as_error(refusal: Refusal, service: &str) -> Reply {
+    match service {
         "dynamodb" => json_reply("1.0", "com.amazonaws.dynamodb.v20120810#", Err(refusal)),
         "sqs" => json_reply("1.0", "com.amazonaws.sqs#", Err(refusal)),
         "events" => json_reply("1.1", "", Err(refusal)),
         "monitoring" => super::cloudwatch::failed(&refusal),
         "rds" => xml_error("http://rds.amazonaws.com/doc/2014-10-31/", &refusal),
         _ => xml_error("https://route53.amazonaws.com/doc/2013-04-01/", &refusal),
-    })
+    }
 }
 
 /// The answer, broken off in the middle.

@@ -2,8 +2,8 @@
 //! EventBridge, RDS, CloudWatch, Route 53 and S3 for all regions, as the official SDKs send them.
 //!
 //! Service and region come from the credential scope of the SigV4 `Authorization` header. The
-//! signature itself is **not** verified and there is no IAM: queue and bus policies are stored
-//! at most. An action that the lab does not have gets the error AWS gives for an unknown action;
+//! signature itself is **not** verified. What a role may do is enforced (see `iam.rs`); queue and bus policies are
+//! stored at most. An action that the lab does not have gets the error AWS gives for an unknown action;
 //! a parameter that it does not honour is refused. Nothing is a pretended success.
 //!
 //! A request passes `Front::before`, the service, `Front::after`. Faults happen in these two: a lost region does not
@@ -14,6 +14,7 @@ mod cloudwatch;
 mod dynamodb;
 mod eventbridge;
 mod fault;
+mod iam;
 mod pattern;
 mod rds;
 mod route53;
@@ -96,6 +97,12 @@ pub struct Call {
     pub answered: bool,
 }
 
+impl Call {
+    fn speaks_json(&self) -> bool {
+        matches!(self.service.as_str(), "dynamodb" | "sqs" | "events" | "monitoring")
+    }
+}
+
 /// The running endpoint. Dropping it stops it without waiting.
 pub struct Aws {
     front: Arc<Front>,
@@ -126,6 +133,7 @@ impl Aws {
             network,
             zones,
             s3: s3::S3::default(),
+            iam: iam::Iam::new(&options.account),
             faults,
             cloudwatch,
             log: Mutex::default(),
@@ -201,6 +209,15 @@ impl Aws {
         let checker = checker::follow(records, zones);
         self.front.tasks.spawn(self.front.stop.clone().run_until_cancelled_owned(checker));
         Ok(())
+    }
+
+    /// Gives a role a policy: whoever uses the role's name as access key may do what it allows, and nothing else.
+    ///
+    /// # Errors
+    /// When it is no policy.
+    pub fn put_role_policy(&self, role: &str, policy: &str) -> anyhow::Result<()> {
+        let put = self.front.iam.put_role_policy(role, "lab", policy);
+        put.map_err(|refusal| anyhow::anyhow!("{}: {}", refusal.code, refusal.message))
     }
 
     /// Stops listening, lets go of held requests, and returns when all tasks have ended.
@@ -289,6 +306,7 @@ struct Front {
     cloudwatch: cloudwatch::CloudWatch,
     route53: route53::Route53,
     s3: s3::S3,
+    iam: iam::Iam,
     zones: Zones,
     dynamodb: dynamodb::DynamoDb,
 }
@@ -325,7 +343,8 @@ impl Front {
             let refusal = Refusal::new("RequestEntityTooLarge", "the body is over 16 MiB or broke off");
             return settle(call, front_error(&parts, refusal.status(413)));
         };
-        let anonymous = || self.s3.region_of(&parts).map(|region| Scope { region, service: "s3".to_owned() });
+        let anonymous =
+            || self.s3.region_of(&parts).map(|region| Scope { key: String::new(), region, service: "s3".to_owned() });
         let Some(scope) = Scope::of(&parts).or_else(anonymous) else {
             let (status, code) = match header(&parts, "x-amz-target") {
                 Some(_) => (400, "MissingAuthenticationTokenException"),
@@ -334,13 +353,16 @@ impl Front {
             let refusal = Refusal::new(code, "Request is missing Authentication Token");
             return settle(call, front_error(&parts, refusal.status(status)));
         };
-        call.region = scope.region;
-        call.service = scope.service;
+        call.region.clone_from(&scope.region);
+        call.service.clone_from(&scope.service);
         call.action = action(&call.service, &parts, &body);
         let fault = self.faults.draw(call);
         let reply = match self.before(call, fault).await {
             Some(reply) => reply,
-            None => self.execute(call, &parts, body).await,
+            None => match self.denied(call, &scope.key, &parts, &body) {
+                Some(denied) => fault::as_error(denied, &call.service),
+                None => self.execute(call, &scope.key, &parts, body).await,
+            },
         };
         let response = settle(call, reply);
         self.after(call, response, fault).await
@@ -367,20 +389,47 @@ impl Front {
         }
     }
 
-    async fn execute(&self, call: &Call, parts: &Parts, body: Bytes) -> Reply {
+    /// Why the holder of this key may not do it.
+    fn denied(&self, call: &Call, key: &str, parts: &Parts, body: &[u8]) -> Option<Refusal> {
+        let Call { service, action, region, .. } = call;
+        let resource = iam::resource(service, action, region, &self.account, parts.uri.path(), body);
+        let action = iam::action(service, action);
+        if action == "sts:GetCallerIdentity" || self.iam.allows(key, &action, &resource) {
+            return None;
+        }
+        let message = format!(
+            "User: {} is not authorized to perform: {action} on resource: {resource} because no identity-based policy \
+             allows the {action} action",
+            self.principal(key)
+        );
+        let code = if call.speaks_json() { "AccessDeniedException" } else { "AccessDenied" };
+        Some(Refusal::new(code, message).status(if call.speaks_json() { 400 } else { 403 }))
+    }
+
+    /// Who holds this key.
+    fn principal(&self, key: &str) -> String {
+        if self.iam.is_role(key) {
+            format!("arn:aws:sts::{}:assumed-role/{key}/lab", self.account)
+        } else {
+            format!("arn:aws:iam::{}:user/lab", self.account)
+        }
+    }
+
+    async fn execute(&self, call: &Call, key: &str, parts: &Parts, body: Bytes) -> Reply {
         let (region, action) = (call.region.as_str(), call.action.as_str());
         match call.service.as_str() {
             "dynamodb" => self.dynamodb.call(region, parts, body).await,
             "sqs" => self.sqs.call(region, action, &body).await,
             "events" => self.events.call(region, action, &body),
             "rds" => self.rds.call(region, action, &body),
-            "sts" => sts::call(action, &self.account),
+            "sts" => sts::call(action, &self.account, &self.principal(key)),
+            "iam" => self.iam.call(action, &body),
             "monitoring" => self.cloudwatch.call(region, action, &body, &self.rds.writer_region()),
             "route53" => self.route53.call(region, parts, &body),
             "s3" => self.s3.call(region, parts, body),
             other => {
                 let message = format!(
-                    "the lab has no service '{other}': it has dynamodb, sqs, events, rds, monitoring, route53, s3, sts"
+                    "the lab has no service '{other}': it has dynamodb, sqs, events, rds, monitoring, route53, s3, sts, iam"
                 );
                 front_error(parts, Refusal::new("UnknownOperationException", message))
             }
@@ -407,6 +456,7 @@ fn header<'a>(parts: &'a Parts, name: &str) -> Option<&'a str> {
 }
 
 struct Scope {
+    key: String,
     region: String,
     service: String,
 }
@@ -423,13 +473,14 @@ impl Scope {
         }
         let (service, region) = (scope.next()?.to_owned(), scope.next()?.to_owned());
         scope.next()?;
-        Some(Self { region, service })
+        let key = scope.next()?.to_owned();
+        Some(Self { key, region, service })
     }
 }
 
 fn action(service: &str, parts: &Parts, body: &[u8]) -> String {
     match service {
-        "rds" | "sts" => form_urlencoded::parse(body)
+        "rds" | "sts" | "iam" => form_urlencoded::parse(body)
             .find(|(name, _)| name == "Action")
             .map_or_else(String::new, |(_, action)| action.into_owned()),
         "route53" => route53::action(parts).to_owned(),

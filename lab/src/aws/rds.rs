@@ -27,6 +27,7 @@ use super::{AwsOptions, Network};
 use crate::dns::{RecordKind, Zones};
 
 const NAMESPACE: &str = "http://rds.amazonaws.com/doc/2014-10-31/";
+const PARAMETER_GROUP: &str = "default.aurora-postgresql16";
 const VERSION: &str = "2014-10-31";
 const ENGINE: &str = "aurora-postgresql";
 const GLOBAL_ENDPOINT_TTL_S: u32 = 1;
@@ -228,6 +229,7 @@ impl Rds {
         let result = parameters(body).and_then(|parameters| match action {
             "DescribeGlobalClusters" => self.0.describe_global(&parameters),
             "DescribeDBClusters" => self.0.describe_clusters(region, &parameters),
+            "DescribeDBClusterParameters" => describe_parameters(&parameters),
             "FailoverGlobalCluster" => self.failover(region, &parameters),
             "SwitchoverGlobalCluster" => self.switchover(region, &parameters),
             "FailoverDBCluster" => self.fail_over_in_region(region, &parameters),
@@ -708,10 +710,29 @@ impl Inner {
             + &text("Port", member.port)
             + &text("Engine", ENGINE)
             + &text("EngineVersion", &self.global.engine_version)
+            + &text("DBClusterParameterGroup", PARAMETER_GROUP)
             + &text("GlobalClusterIdentifier", &self.global.id)
             + &source.unwrap_or_default()
             + &tag("DBClusterMembers", instances)
     }
+}
+
+/// The default group limits no lag: the parameter is there, and has no value.
+fn describe_parameters(parameters: &Parameters) -> Outcome<String> {
+    only(parameters, &["DBClusterParameterGroupName", "Source", "MaxRecords"])?;
+    let group = parameters.get("DBClusterParameterGroupName").map(String::as_str).unwrap_or_default();
+    if group != PARAMETER_GROUP {
+        let message = format!("DBClusterParameterGroup not found: {group}");
+        return Err(Refusal::new("DBParameterGroupNotFound", message).status(404));
+    }
+    let parameter = text("ParameterName", "rds.global_db_rpo")
+        + &text("Description", "(s) Limits the lag of the secondaries of a global database.")
+        + &text("Source", "engine-default")
+        + &text("ApplyType", "dynamic")
+        + &text("DataType", "integer")
+        + &text("AllowedValues", "20-2147483647")
+        + &text("IsModifiable", true);
+    Ok(tag("Parameters", tag("Parameter", parameter)))
 }
 
 fn parameters(body: &[u8]) -> Outcome<Parameters> {
