@@ -1,11 +1,12 @@
 //! What is published beside the program is true: schemas, documented orders, the example configuration.
 
 use aurora_failover::config;
-use aurora_failover::envelope::{Channel, Decoder, schemas};
+use aurora_failover::envelope::{Channel, Decoder};
 use serde_json::{Value, json};
 use statemachine::{Event, Order};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::process::Command;
 
 fn published(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("schemas").join(format!("{name}.json"))
@@ -16,11 +17,18 @@ fn schema(name: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_default()
 }
 
+/// What the product prints.
+fn said(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_aurora-failover")).args(arguments).output().expect("it starts");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
 #[test]
 fn the_published_schemas_are_current() {
-    let all = schemas().into_iter().chain([("configuration", config::schema())]);
-    for (name, current) in all {
-        let text = serde_json::to_string_pretty(&current).expect("a schema is JSON") + "\n";
+    let names = said(&["schema"]);
+    let events = names.lines().map(|name| (name, said(&["schema", name])));
+    for (name, text) in events.chain([("configuration", said(&["config", "schema"]))]) {
         if std::env::var_os("UPDATE_EXPECT").is_some() {
             std::fs::write(published(name), &text).expect("written");
         }

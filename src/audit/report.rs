@@ -1,6 +1,7 @@
 //! An episode as a report: what happened and when, how long it took, what was lost, who did what, and why.
 
 use crate::store::{HistoryRow, SeenProbe};
+use schemars::JsonSchema;
 use serde::Serialize;
 use statemachine::{
     Effect, Episode, EpisodeId, EpisodeKind, EpisodeOutcome, Event, GuardResult, Order, Region, Rule, Timestamp,
@@ -8,7 +9,7 @@ use statemachine::{
 };
 
 /// Everything that an incident review asks for first.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Report {
     /// The episode.
@@ -59,7 +60,7 @@ pub struct Report {
 }
 
 /// A part of the time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Phase {
     /// `detect`, `decide`, `promote`, `reroute`, `verify`, `settle`.
@@ -71,7 +72,7 @@ pub struct Phase {
 }
 
 /// A turn that moved something.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Moment {
     /// Version of the record.
@@ -91,7 +92,7 @@ pub struct Moment {
 }
 
 /// A hold.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Held {
     /// Since when.
@@ -103,7 +104,7 @@ pub struct Held {
 }
 
 /// An operator's order.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Ordered {
     /// When it was decided upon.

@@ -6,13 +6,14 @@
 //! the old primary any more.
 
 use crate::store::{HistoryRow, SeenProbe};
+use schemars::JsonSchema;
 use serde::Serialize;
 use statemachine::{
     Envelope, EpisodeId, EpisodeOutcome, Event, Policy, Probe, ProbeOutcome, Record, SelfCheck, State, Timestamp, step,
 };
 
 /// What a policy makes of an episode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "verdict", rename_all_fields = "kebab-case")]
 pub enum Judged {
     /// An outage was confirmed so long after the last commit that a vantage saw.
@@ -30,7 +31,7 @@ pub enum Judged {
 }
 
 /// An episode by two policies.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Compared {
     /// The episode.

@@ -6,6 +6,7 @@ use aurora_failover::audit::{Chain, explain};
 use aurora_failover::clock;
 use aurora_failover::store::{HistoryRow, Path};
 use clap::{Args, Subcommand, ValueEnum};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -68,9 +69,9 @@ enum Shape {
     Parquet,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-struct Verdict {
+pub(super) struct Verdict {
     cluster: String,
     rows: u64,
     newest: Option<String>,

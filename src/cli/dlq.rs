@@ -7,6 +7,8 @@ use aurora_failover::envelope::{Channel, Decoder};
 use aurora_failover::sqs::{DeadLetter, DeadLetters};
 use aurora_failover::{aws, clock};
 use clap::{Args, Subcommand};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 #[derive(Subcommand)]
 pub(super) enum Dlq {
@@ -64,6 +66,20 @@ pub(super) async fn run(command: Dlq) -> Result<()> {
     }
 }
 
+/// A message, for programs.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Shown {
+    /// Of SQS.
+    id: String,
+    /// RFC 3339.
+    sent_at: Option<String>,
+    /// Why it could not be used; none when it was given up after too many deliveries.
+    reason: Option<String>,
+    /// As it came.
+    body: String,
+}
+
 async fn look(settings: &Settings, limit: usize) -> Result<(DeadLetters, Vec<DeadLetter>)> {
     let sdk = aws::load(&settings.region, &settings.aws).await;
     let queue = DeadLetters::open(&sdk, &settings.dead_letter_queue).await?;
@@ -83,13 +99,11 @@ fn found<'a>(letters: &'a [DeadLetter], id: &str) -> Result<&'a DeadLetter> {
 async fn list(settings: &Settings, format: Format, limit: usize) -> Result<()> {
     let (_, letters) = look(settings, limit).await?;
     if format != Format::Table {
-        let shown = letters.iter().map(|letter| {
-            serde_json::json!({
-                "id": letter.id,
-                "sent-at": letter.sent_at.map(clock::rfc3339),
-                "reason": letter.reason,
-                "body": letter.body,
-            })
+        let shown = letters.into_iter().map(|DeadLetter { id, sent_at, reason, body, .. }| Shown {
+            id,
+            sent_at: sent_at.map(clock::rfc3339),
+            reason,
+            body,
         });
         return show_as(format, &shown.collect::<Vec<_>>());
     }

@@ -13,6 +13,7 @@ use aurora_failover::store::DynamoDb;
 use aurora_failover::{aws, clock, iam, identity, infrastructure};
 use aws_config::SdkConfig;
 use clap::{Args, ValueEnum as _};
+use schemars::JsonSchema;
 use serde::Serialize;
 use statemachine::{Mode, Record, Region, RouteBy, Timestamp};
 use std::fmt::Display;
@@ -51,7 +52,7 @@ fn simulated(text: &str) -> Result<(Role, String), String> {
     Ok((Role::from_str(role, false)?, arn.to_owned()))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Severity {
     Good,
@@ -59,9 +60,9 @@ enum Severity {
     Error,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-struct Finding {
+pub(super) struct Finding {
     severity: Severity,
     about: String,
     found: String,

@@ -1,7 +1,7 @@
 //! `aurora-failover drill`: a game day on the real cluster, with its report.
 
-use super::override_::{self, Override};
-use super::{ConfigFile, episodes, report, show, store};
+use super::override_::{self, Override, Telling};
+use super::{ConfigFile, Format, Output, episodes, report, show, show_as, store};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use std::path::PathBuf;
@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Drill {
     #[command(flatten)]
     file: ConfigFile,
+    #[command(flatten)]
+    output: Output,
     /// Which cluster.
     cluster: String,
     /// By a switchover, which loses nothing. There is no other way yet.
@@ -57,10 +59,11 @@ impl Drill {
             self.on_behalf_of,
             self.yes,
         );
-        let code = override_::run(order).await?;
+        let mut telling = Telling::new(self.output.output);
+        let code = override_::carry_out(order, &mut telling).await?.code();
         let newest = store.newest_episode(&cluster).await?;
         let Some(entry) = newest.filter(|entry| Some(&entry.id) != before.as_ref()) else { return Ok(code) };
-        show("waiting until everything is whole again")?;
+        telling.tell("waiting until everything is whole again")?;
         let began = Instant::now();
         while episodes::find(&store, &cluster, entry.id.as_str()).await?.closed_at.is_none() {
             if began.elapsed() > CLOSES_WITHIN {
@@ -75,7 +78,10 @@ impl Drill {
         if let Some(path) = &self.html {
             std::fs::write(path, report::html(&told)).with_context(|| format!("writing {}", path.display()))?;
         }
-        show(&report::text(&told))?;
+        match self.output.output {
+            Format::Table => show(&report::text(&told))?,
+            format => show_as(format, &told)?,
+        }
         Ok(code)
     }
 }

@@ -1,11 +1,13 @@
 //! `aurora-failover explain`: why did it, and why did it not, in sentences.
 
-use super::{ConfigFile, show, store, when};
+use super::{ConfigFile, Format, Output, show, show_as, store, when};
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::{self, explain};
 use aurora_failover::clock;
 use aurora_failover::store::{DynamoDb, Path};
 use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
 use statemachine::{ClusterId, Record, Timestamp};
 
 /// Turns that are told of beside the record.
@@ -19,6 +21,8 @@ const TURNS: usize = 5;
 pub(super) struct Explain {
     #[command(flatten)]
     file: ConfigFile,
+    #[command(flatten)]
+    output: Output,
     /// Which cluster.
     cluster: String,
     /// As it was at this time: 1h (ago), or 2026-11-23T12:00:00Z.
@@ -39,7 +43,14 @@ impl Explain {
             let Some(row) = store.rows(&path, false).next().await? else {
                 bail!("{cluster} has no version {version}; `aurora-failover history` lists them");
             };
-            return show(&explain::turn(&row).join("\n"));
+            let told = Explained {
+                cluster: cluster.to_string(),
+                at: row.at,
+                version,
+                record: Vec::new(),
+                turns: vec![explain::turn(&row)],
+            };
+            return told.show(self.output.output);
         }
         let (record, at, version) = match self.at {
             None => {
@@ -61,20 +72,49 @@ impl Explain {
                 (record_at(&store, &cluster, version).await?, at, version)
             }
         };
-        show(&format!("As of {}, version {version}:", clock::rfc3339(at)))?;
-        show(&explain::record(&record, at).join("\n"))?;
-        let mut rows = store.rows(&Path::Cluster { cluster, from: 0, to: version }, true);
-        let mut told = 0;
-        show("\nHow it came to this, newest first:")?;
-        while told < TURNS {
+        let mut rows = store.rows(&Path::Cluster { cluster: cluster.clone(), from: 0, to: version }, true);
+        let mut turns = Vec::new();
+        while turns.len() < TURNS {
             let Some(row) = rows.next().await? else { break };
             if row.from == row.to && row.guards.is_empty() && row.answer.is_none() {
                 continue;
             }
-            show(&format!("\n{}", explain::turn(&row).join("\n")))?;
-            told += 1;
+            turns.push(explain::turn(&row));
         }
-        Ok(())
+        let record = explain::record(&record, at);
+        Explained { cluster: cluster.to_string(), at, version, record, turns }.show(self.output.output)
+    }
+}
+
+/// What is told, in sentences.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Explained {
+    cluster: String,
+    /// When it was so, in milliseconds since 1970.
+    at: Timestamp,
+    /// Version of the record.
+    version: u64,
+    /// The record; empty when a single turn is explained.
+    record: Vec<String>,
+    /// Turns, newest first.
+    turns: Vec<Vec<String>>,
+}
+
+impl Explained {
+    fn show(&self, format: Format) -> Result<()> {
+        if format != Format::Table {
+            return show_as(format, self);
+        }
+        let turns = self.turns.iter().map(|turn| turn.join("\n")).collect::<Vec<_>>().join("\n\n");
+        if self.record.is_empty() {
+            return show(&turns);
+        }
+        let (at, record) = (clock::rfc3339(self.at), self.record.join("\n"));
+        show(&format!(
+            "As of {at}, version {}:\n{record}\n\nHow it came to this, newest first:\n\n{turns}",
+            self.version
+        ))
     }
 }
 

@@ -19,6 +19,8 @@ mod when;
 use self::log::Log;
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::arc::RoutingControls;
+use aurora_failover::audit::report::Report;
+use aurora_failover::audit::what_if::Compared;
 use aurora_failover::bus::EventBridge;
 use aurora_failover::canary::Outside;
 use aurora_failover::clock::SystemClock;
@@ -34,12 +36,13 @@ use aurora_failover::rds::AwsRds;
 use aurora_failover::route53::AwsRoute53;
 use aurora_failover::s3::AwsS3;
 use aurora_failover::sqs::Sqs;
-use aurora_failover::store::DynamoDb;
+use aurora_failover::store::{DynamoDb, EpisodeEntry, HistoryRow};
 use aurora_failover::telemetry::{self, Health};
 use aurora_failover::{aws, canary, clock, controller, infrastructure};
 use aws_config::SdkConfig;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::Serialize;
 use statemachine::{ClusterId, Vantage};
 use std::io::{ErrorKind, Write as _};
@@ -221,8 +224,28 @@ enum Format {
     Yaml,
 }
 
-/// Prints data for programs.
-fn show_as(format: Format, data: &impl Serialize) -> Result<()> {
+/// The schemas of events, and of what commands print for programs.
+fn schemas() -> Vec<(&'static str, Schema)> {
+    let mut all = envelope::schemas();
+    all.extend([
+        ("output-status", schema_for!(Vec<status::Shown>)),
+        ("output-history", schema_for!(Vec<HistoryRow>)),
+        ("output-episodes", schema_for!(Vec<EpisodeEntry>)),
+        ("output-episode", schema_for!(Report)),
+        ("output-explain", schema_for!(explain::Explained)),
+        ("output-audit-verify", schema_for!(audit::Verdict)),
+        ("output-replay", schema_for!(replay::Outcome)),
+        ("output-replay-policy", schema_for!(Vec<Compared>)),
+        ("output-override", schema_for!(override_::Outcome)),
+        ("output-plan", schema_for!(plan::Planned)),
+        ("output-doctor", schema_for!(Vec<doctor::Finding>)),
+        ("output-dlq-list", schema_for!(Vec<dlq::Shown>)),
+    ]);
+    all
+}
+
+/// Prints data for programs: every type that is printed has a published schema.
+fn show_as<T: Serialize + JsonSchema>(format: Format, data: &T) -> Result<()> {
     match format {
         Format::Yaml => show(serde_saphyr::to_string(data).context("writing YAML")?.trim_end()),
         Format::Table | Format::Json => show(&serde_json::to_string_pretty(data)?),
@@ -351,14 +374,11 @@ async fn dispatch(command: Command) -> Result<()> {
             show(&format!("{} can be used", file.config.display()))
         }
         Command::Config(ConfigCommand::Schema) => show(&serde_json::to_string_pretty(&config::schema())?),
-        Command::Schema { name: None } => envelope::schemas().iter().try_for_each(|(name, _)| show(name)),
-        Command::Schema { name: Some(name) } => {
-            let schemas = envelope::schemas();
-            match schemas.iter().find(|(known, _)| *known == name) {
-                Some((_, schema)) => show(&serde_json::to_string_pretty(schema)?),
-                None => bail!("there is no schema {name}; `aurora-failover schema` names them"),
-            }
-        }
+        Command::Schema { name: None } => schemas().iter().try_for_each(|(name, _)| show(name)),
+        Command::Schema { name: Some(name) } => match schemas().iter().find(|(known, _)| *known == name) {
+            Some((_, schema)) => show(&serde_json::to_string_pretty(schema)?),
+            None => bail!("there is no schema {name}; `aurora-failover schema` names them"),
+        },
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), env!("CARGO_PKG_NAME"), &mut text);
@@ -389,11 +409,16 @@ fn median(mut ms: Vec<u64>) -> Option<u64> {
     ms.get(ms.len() / 2).copied()
 }
 
+/// Prints lines, without the blanks that a table has at their ends.
 fn show(text: &str) -> Result<()> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        Ok(()) | Err(_) => Ok(()),
+    let mut out = std::io::stdout().lock();
+    for line in text.split('\n') {
+        match writeln!(out, "{}", line.trim_end()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
+            Ok(()) | Err(_) => {}
+        }
     }
+    Ok(())
 }
 
 async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool, vantage: Option<Vantage>) -> Result<()> {

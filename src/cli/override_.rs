@@ -1,6 +1,6 @@
 //! `aurora-failover override`: an operator's order, by the operator bus, with the answer from the history.
 
-use super::{ConfigFile, show, store, world};
+use super::{ConfigFile, Format, show, show_as, store, world};
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::explain;
 use aurora_failover::bus::{Bus as _, EventBridge, OPERATOR_SOURCE, Outgoing};
@@ -12,6 +12,8 @@ use aurora_failover::store::{DynamoDb, HistoryRow, Item, Path, Store as _};
 use aurora_failover::turn::{Before, new_row};
 use aurora_failover::{clock, identity};
 use clap::{Args, Subcommand, ValueEnum};
+use schemars::JsonSchema;
+use serde::Serialize;
 use statemachine::{
     ClusterId, Command, ControllerId, Envelope, EpisodeOutcome, Event, EventId, Mode, Order, Region, Rule, Verdict,
     invariants, step,
@@ -30,19 +32,76 @@ const FOLLOW_WITHIN: Duration = Duration::from_secs(3600);
 /// Pause between two looks at the history.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
-/// No answer came in time.
-const NO_ANSWER: u8 = 3;
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Ended {
+    /// It was carried out, and what it began came to its end.
+    Done,
+    /// Only shown, not sent.
+    NothingSent,
+    /// The machine refused it, or would.
+    Refused,
+    /// No answer came in time.
+    NoAnswer,
+    /// It was carried out, and what it began holds now.
+    Holds,
+    /// It was carried out, and what it began came to nothing.
+    CameToNothing,
+}
 
-/// It was carried out, and what it began holds now.
-const HOLDS: u8 = 4;
+impl Ended {
+    pub(super) fn code(self) -> ExitCode {
+        match self {
+            Self::Done | Self::NothingSent => ExitCode::SUCCESS,
+            Self::Refused => ExitCode::FAILURE,
+            Self::NoAnswer => ExitCode::from(3),
+            Self::Holds => ExitCode::from(4),
+            Self::CameToNothing => ExitCode::from(5),
+        }
+    }
+}
 
-/// It was carried out, and what it began came to nothing.
-const CAME_TO_NOTHING: u8 = 5;
+/// An order and what came of it, for programs.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Outcome {
+    cluster: String,
+    order: &'static str,
+    ended: Ended,
+    /// What was told on the way.
+    told: Vec<String>,
+}
+
+/// What is told on the way: to a human at once; to a program in the end, and to whoever watches it.
+pub(super) struct Telling {
+    format: Format,
+    told: Vec<String>,
+}
+
+impl Telling {
+    pub(super) const fn new(format: Format) -> Self {
+        Self { format, told: Vec::new() }
+    }
+
+    pub(super) fn tell(&mut self, line: impl Into<String>) -> Result<()> {
+        let line = line.into();
+        if self.format == Format::Table {
+            return show(&line);
+        }
+        eprintln!("{line}");
+        self.told.push(line.trim().to_owned());
+        Ok(())
+    }
+}
 
 #[derive(Args)]
 pub(super) struct Override {
     #[command(flatten)]
     file: ConfigFile,
+    /// For humans, or for programs: then one object at the end, and what is told on the way on standard error.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
     /// Which cluster.
     cluster: String,
     #[command(subcommand)]
@@ -71,7 +130,7 @@ pub(super) struct Override {
     direct: bool,
 }
 
-#[derive(Subcommand)]
+#[derive(Clone, Subcommand)]
 enum OrderArgument {
     /// Decide nothing and do nothing new for a while; evidence starts from zero afterwards.
     Pause {
@@ -170,6 +229,7 @@ impl Override {
     ) -> Self {
         Self {
             file: ConfigFile { config },
+            output: Format::Table,
             cluster,
             order: OrderArgument::Switchover { target },
             reason,
@@ -189,6 +249,17 @@ const fn begins(order: &Order) -> bool {
 }
 
 pub(super) async fn run(given: Override) -> Result<ExitCode> {
+    let (format, cluster, order) = (given.output, given.cluster.clone(), given.order.clone().order().name());
+    let mut telling = Telling::new(format);
+    let ended = carry_out(given, &mut telling).await?;
+    if format != Format::Table {
+        show_as(format, &Outcome { cluster, order, ended, told: telling.told })?;
+    }
+    Ok(ended.code())
+}
+
+/// Gives the order and follows it; tells what happens.
+pub(super) async fn carry_out(given: Override, telling: &mut Telling) -> Result<Ended> {
     let settings = given.file.load()?;
     let cluster = super::one_cluster(&settings, Some(given.cluster.clone()))?;
     if given.reason.is_empty() {
@@ -210,46 +281,46 @@ pub(super) async fn run(given: Override) -> Result<ExitCode> {
     };
     if given.dry_run || !given.yes {
         let world = world(&settings, &sdk)?;
-        show(&explain::record(&item.record, item.record.last_now).join("\n"))?;
-        show(&format!("\nThe world now\n{}", situation(&settings, &world, &item).await.join("\n")))?;
+        telling.tell(explain::record(&item.record, item.record.last_now).join("\n"))?;
+        telling.tell(format!("\nThe world now\n{}", situation(&settings, &world, &item).await.join("\n")))?;
         let rehearsal = rehearse(&world, &item, Event::Command(command.clone())).await;
-        show(&format!("\nWith `{}`\n{}", command.order.name(), outlook(&rehearsal).join("\n")))?;
+        telling.tell(format!("\nWith `{}`\n{}", command.order.name(), outlook(&rehearsal).join("\n")))?;
         if given.dry_run {
-            show("\nNothing was sent.")?;
-            return Ok(if rehearsal.refused() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+            telling.tell("\nNothing was sent.")?;
+            return Ok(if rehearsal.refused() { Ended::Refused } else { Ended::NothingSent });
         }
         if !confirmed(&cluster)? {
             bail!("not confirmed; nothing was sent");
         }
     }
     if given.direct {
-        return direct(&store, &cluster, command).await;
+        return direct(&store, &cluster, command, telling).await;
     }
     let detail = command_detail(&cluster, clock::now(), &command);
     let event = Outgoing { source: OPERATOR_SOURCE, detail_type: COMMAND_DETAIL_TYPE, detail };
     let sent = EventBridge::new(&sdk, &settings.operator_bus).publish(&[event]).await;
     sent.context("the order was not sent; if EventBridge is down, --direct writes it straight into the table")?;
     let Some(row) = answer(&store, &cluster, &command.nonce).await? else {
-        show(&format!(
+        telling.tell(format!(
             "no answer within {ANSWER_WITHIN:?}: is a controller running on queue {}? The order expires by itself",
             settings.operator_queue
         ))?;
-        return Ok(ExitCode::from(NO_ANSWER));
+        return Ok(Ended::NoAnswer);
     };
     let refused = row.rule == Rule::CommandRefused;
-    tell(&row, refused)?;
+    telling.tell(verdict(&row, refused))?;
     if refused {
-        return Ok(ExitCode::FAILURE);
+        return Ok(Ended::Refused);
     }
     if given.no_wait || !begins(&command.order) {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Ended::Done);
     }
-    follow(&store, &cluster, &row).await
+    follow(&store, &cluster, &row, telling).await
 }
 
-fn tell(row: &HistoryRow, refused: bool) -> Result<()> {
+fn verdict(row: &HistoryRow, refused: bool) -> String {
     let answer = row.answer.as_deref().unwrap_or_default();
-    show(&format!("{}: {answer} (version {})", if refused { "refused" } else { "done" }, row.version))
+    format!("{}: {answer} (version {})", if refused { "refused" } else { "done" }, row.version)
 }
 
 /// Who it is: the caller's AWS identity, and for whom.
@@ -340,7 +411,7 @@ async fn answer(store: &DynamoDb, cluster: &ClusterId, nonce: &str) -> Result<Op
 }
 
 /// Tells every turn that moves something, until the episode settles, holds or ends.
-async fn follow(store: &DynamoDb, cluster: &ClusterId, from: &HistoryRow) -> Result<ExitCode> {
+async fn follow(store: &DynamoDb, cluster: &ClusterId, from: &HistoryRow, telling: &mut Telling) -> Result<Ended> {
     let (began, mut next) = (Instant::now(), from.version + 1);
     while began.elapsed() < FOLLOW_WITHIN {
         let path = Path::Cluster { cluster: cluster.clone(), from: next, to: u64::MAX };
@@ -349,32 +420,32 @@ async fn follow(store: &DynamoDb, cluster: &ClusterId, from: &HistoryRow) -> Res
             next = row.version + 1;
             let told = row.from != row.to || matches!(row.rule, Rule::GuardRefused | Rule::EffectHeld | Rule::Rerouted);
             if told || row.outcome.is_some() {
-                show(&format!("{} {}: {}", clock::rfc3339(row.at), row.to, row.rule.sentence()))?;
+                telling.tell(format!("{} {}: {}", clock::rfc3339(row.at), row.to, row.rule.sentence()))?;
             }
             if matches!(row.rule, Rule::GuardRefused | Rule::EffectHeld) && row.outcome.is_none() {
                 let hold = store.read(cluster).await?.and_then(|item| item.record.hold);
                 let Some(hold) = hold else { continue };
-                show(&format!("it holds: {}; to go on: {}", hold.detail, hold.release))?;
-                return Ok(ExitCode::from(HOLDS));
+                telling.tell(format!("it holds: {}; to go on: {}", hold.detail, hold.release))?;
+                return Ok(Ended::Holds);
             }
             match row.outcome {
-                Some(EpisodeOutcome::Completed) => return Ok(ExitCode::SUCCESS),
-                Some(_) => return Ok(ExitCode::from(CAME_TO_NOTHING)),
+                Some(EpisodeOutcome::Completed) => return Ok(Ended::Done),
+                Some(_) => return Ok(Ended::CameToNothing),
                 None if row.to == "stable" && row.from != row.to => {
-                    show("the new primary is proven; the episode closes when everything is whole again")?;
-                    return Ok(ExitCode::SUCCESS);
+                    telling.tell("the new primary is proven; the episode closes when everything is whole again")?;
+                    return Ok(Ended::Done);
                 }
                 None => {}
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    show(&format!("it is not settled after {FOLLOW_WITHIN:?}; `aurora-failover status` shows how it is"))?;
-    Ok(ExitCode::from(NO_ANSWER))
+    telling.tell(format!("it is not settled after {FOLLOW_WITHIN:?}; `aurora-failover status` shows how it is"))?;
+    Ok(Ended::NoAnswer)
 }
 
 /// Decides here, on the stored record, and writes what comes of it. The controllers carry it out.
-async fn direct(store: &DynamoDb, cluster: &ClusterId, mut command: Command) -> Result<ExitCode> {
+async fn direct(store: &DynamoDb, cluster: &ClusterId, mut command: Command, telling: &mut Telling) -> Result<Ended> {
     /// Lost races for a version before it is given up.
     const TRIES: usize = 5;
     command.actor = format!("{} (direct)", command.actor);
@@ -400,9 +471,9 @@ async fn direct(store: &DynamoDb, cluster: &ClusterId, mut command: Command) -> 
         }
         store.append(&next.row).await?;
         let refused = next.row.rule == Rule::CommandRefused;
-        tell(&next.row, refused)?;
-        show("It was written straight into the table; a controller carries it out when it next looks.")?;
-        return Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        telling.tell(verdict(&next.row, refused))?;
+        telling.tell("It was written straight into the table; a controller carries it out when it next looks.")?;
+        return Ok(if refused { Ended::Refused } else { Ended::Done });
     }
     bail!("somebody else was faster {TRIES} times; try again")
 }

@@ -7,6 +7,7 @@ use aurora_failover::rehearse::rehearse;
 use aurora_failover::store::EpisodeEntry;
 use aurora_failover::{clock, identity};
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 use statemachine::{Command, Effect, EpisodeKind, Event, Order, Region, Timestamp};
 use uuid::Uuid;
@@ -33,9 +34,9 @@ pub(super) struct Plan {
     target: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-struct Planned {
+pub(super) struct Planned {
     cluster: String,
     order: &'static str,
     world: Vec<String>,
@@ -47,7 +48,7 @@ struct Planned {
 }
 
 /// A phase, and how long it took in the past.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 struct Expected {
     phase: &'static str,

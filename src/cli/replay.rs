@@ -10,6 +10,7 @@ use aurora_failover::config;
 use aurora_failover::store::{DynamoDb, HistoryRow, Path};
 use clap::Args;
 use comfy_table::Table;
+use schemars::JsonSchema;
 use serde::Serialize;
 use statemachine::{ClusterId, Timestamp};
 use std::path::PathBuf;
@@ -36,9 +37,9 @@ pub(super) struct Replay {
     since: Option<Timestamp>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-struct Outcome {
+pub(super) struct Outcome {
     cluster: String,
     rows: u64,
     replayed: u64,

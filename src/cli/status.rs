@@ -5,11 +5,22 @@ use anyhow::Result;
 use aurora_failover::clock;
 use aurora_failover::config::Settings;
 use aurora_failover::store::Item;
-use statemachine::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
+use statemachine::{Record, Timestamp};
 
 /// What is shown of a cluster.
 pub(super) const HEADER: [&str; 10] =
     ["cluster", "state", "since", "mode", "primary", "epoch", "vantages", "observed", "lag", "notes"];
+
+/// A cluster, for programs.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Shown {
+    /// Of the stored item.
+    version: u64,
+    /// Everything that the machine knows.
+    record: Record,
+}
 
 pub(super) async fn run(settings: &Settings, format: Format, watch: bool) -> Result<()> {
     let (_, store) = store(settings).await;
@@ -21,9 +32,8 @@ pub(super) async fn run(settings: &Settings, format: Format, watch: bool) -> Res
         items.push((&cluster.id, store.read(&cluster.id).await?));
     }
     if format != Format::Table {
-        let found = items.iter().filter_map(|(_, item)| item.as_ref());
-        let shown: Vec<_> =
-            found.map(|item| serde_json::json!({ "version": item.version, "record": item.record })).collect();
+        let found = items.into_iter().filter_map(|(_, item)| item);
+        let shown: Vec<Shown> = found.map(|Item { version, record, .. }| Shown { version, record }).collect();
         return show_as(format, &shown);
     }
     let mut table = table(HEADER);

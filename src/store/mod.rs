@@ -12,6 +12,7 @@ pub use query::{Path, Rows};
 
 use crate::clock;
 use async_trait::async_trait;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use statemachine::{
@@ -57,7 +58,7 @@ pub struct Item {
 }
 
 /// One durable turn, as it is kept for auditors.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct HistoryRow {
     /// Shape of this row.
@@ -137,7 +138,7 @@ pub struct HistoryRow {
 pub const PROBES_KEPT: usize = 64;
 
 /// A probe of the primary, in brief: enough to decide anew by another policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct SeenProbe {
     /// When.
@@ -168,7 +169,7 @@ impl SeenProbe {
 }
 
 /// An episode in the index of episodes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct EpisodeEntry {
     /// Its id.

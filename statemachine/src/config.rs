@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Members, routes and thresholds of one cluster. An episode keeps the one that it began with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Config {
     /// Hash of the source text; shown in history.
@@ -36,6 +37,7 @@ impl Config {
 
 /// One region's cluster of the global cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Member {
     /// Where it is.
@@ -50,6 +52,7 @@ pub struct Member {
 
 /// One public name that must answer the writer's endpoint (a CNAME).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Route {
     /// Hosted zone id; only a [`RouteBy::Record`] needs it.
@@ -66,6 +69,7 @@ pub struct Route {
 /// What moves a public name. Changing a record needs Route 53's control plane, which is in us-east-1 only; the others
 /// are data plane, and prepared before they are needed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "by", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum RouteBy {
     /// The record itself is changed.
@@ -112,6 +116,7 @@ pub struct ArcEndpoint {
 /// A probe of another kind than a write. When a quorum of vantages sees it fail, it adds votes to those of the write
 /// probes, never without one of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct ProbeWeight {
     /// Its name.
@@ -122,6 +127,7 @@ pub struct ProbeWeight {
 
 /// An alarm that adds votes to those of the vantages, never without at least one of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct AlarmWeight {
     /// Name of the alarm.
@@ -132,6 +138,7 @@ pub struct AlarmWeight {
 
 /// Thresholds of detection, decision and execution. Times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Policy {
     /// Vantages whose probes count.

@@ -29,6 +29,7 @@ pub struct Decision {
 
 /// Must the record be stored?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "verdict", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Verdict {
     /// Another state. Store it.
@@ -54,6 +55,7 @@ impl Verdict {
 
 /// Why an event changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// A copy, or older than what was seen of that vantage.
@@ -105,6 +107,7 @@ impl Reason {
 
 /// The rule that decided; one per edge of the machine, plus those that stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     /// The event was ignored.

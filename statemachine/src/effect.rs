@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Something to do outside.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Effect {
     /// Ask RDS what is true.
@@ -90,6 +91,7 @@ impl Effect {
 
 /// How the writer moves to another region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum How {
     /// `FailoverGlobalCluster` with loss allowed, called in the target's region.
@@ -102,6 +104,7 @@ pub enum How {
 
 /// Why RDS is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Question {
     /// Is it us or them?
@@ -116,6 +119,7 @@ pub enum Question {
 
 /// One public name to be moved: a compare-and-swap, never a blind write.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct RecordChange {
     /// Hosted zone id; only a [`RouteBy::Record`] needs it.
@@ -135,6 +139,7 @@ pub struct RecordChange {
 
 /// An effect that has been asked for and is not yet done.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Pending {
     /// Its number.
@@ -163,6 +168,7 @@ pub struct Pending {
 
 /// The right to carry out one effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Claim {
     /// Rises with each claim.
@@ -175,6 +181,7 @@ pub struct Claim {
 
 /// How a try of an effect ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "outcome", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Outcome {
     /// It is so now, whoever made it so.
@@ -206,6 +213,7 @@ pub enum Outcome {
 
 /// What was found when an effect was done.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "report", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Report {
     /// Answer to `assess`.
@@ -245,6 +253,7 @@ pub enum Report {
 
 /// What RDS says, from the region that was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Assessment {
     /// Region that answered.
@@ -270,6 +279,7 @@ impl Assessment {
 
 /// One member as RDS describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct MemberFacts {
     /// ARN of the DB cluster.
@@ -284,6 +294,7 @@ pub struct MemberFacts {
 
 /// Details of a regional cluster, from its own region.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct ClusterFacts {
     /// Status in RDS's word.
@@ -296,6 +307,7 @@ pub struct ClusterFacts {
 
 /// Somebody's failover under way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct FailoverInProgress {
     /// Status in RDS's word.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// One event with its identity and the time at which it happened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Envelope {
     /// Equal for each copy of the same event.
@@ -20,6 +21,7 @@ pub struct Envelope {
 
 /// Everything that can advance the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Event {
     /// A vantage probed the writer endpoint of one member.
@@ -162,6 +164,7 @@ pub enum SelfCheck {
 
 /// Who claims, for how long by its own policy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Claimant {
     /// The claiming controller.
@@ -170,6 +173,7 @@ pub struct Claimant {
 
 /// What became of a claimed effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct EffectResult {
     /// Which effect.
@@ -182,6 +186,7 @@ pub struct EffectResult {
 
 /// A configuration that differs from the stored one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Configured {
     /// Members, routes, thresholds; take effect when no episode is open.
@@ -277,6 +282,7 @@ impl Order {
 
 /// An event of RDS.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct RdsEvent {
     /// Its id, such as `RDS-EVENT-0072`.
@@ -287,6 +293,7 @@ pub struct RdsEvent {
 
 /// An alarm's new state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Alarm {
     /// Its name.

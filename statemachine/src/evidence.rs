@@ -17,6 +17,7 @@ const FAILURES_KEPT: usize = 16;
 
 /// The window of probe facts about the current primary.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Evidence {
     /// One track per configured vantage that was heard of.
@@ -40,6 +41,7 @@ pub struct Evidence {
 
 /// What one vantage saw.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Track {
     /// Run of the canary.
@@ -76,6 +78,7 @@ impl Track {
 
 /// What one vantage last saw of one observed target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Sight {
     /// Run of the canary.
@@ -95,6 +98,7 @@ pub struct Sight {
 
 /// A replication lag reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Lag {
     /// Milliseconds behind.

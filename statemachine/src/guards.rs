@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// Names of the guards, in the order in which they are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Guard {
     /// Not paused, not observing only.
@@ -68,6 +69,7 @@ impl Guard {
 
 /// One guard's verdict with what it looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct GuardResult {
     /// Which guard.
@@ -80,6 +82,7 @@ pub struct GuardResult {
 
 /// A named value that a guard looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Input {
     /// Name, units last.

@@ -22,6 +22,7 @@ const APPROVERS_KEPT: usize = 16;
 
 /// The record of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Record {
     /// Shape of this record, [`SCHEMA`]; no other can be read.
@@ -194,6 +195,7 @@ impl Mode {
 
 /// An operator's pause.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Pause {
     /// Who.
@@ -206,6 +208,7 @@ pub struct Pause {
 
 /// The machine wants to act and may not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Hold {
     /// Why.
@@ -222,6 +225,7 @@ pub struct Hold {
 
 /// Why the machine holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum HoldReason {
     /// A guard refused the failover.
@@ -267,6 +271,7 @@ impl HoldReason {
 
 /// From leaving `healthy` until `healthy` again or averted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Episode {
     /// Its id, `<cluster>-<epoch>-<start>`.
@@ -346,6 +351,7 @@ impl Episode {
 
 /// What an episode is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum EpisodeKind {
     /// An outage, or an operator's failover.
@@ -358,6 +364,7 @@ pub enum EpisodeKind {
 
 /// An operator's order to move the writer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Ordered {
     /// Who.
@@ -368,6 +375,7 @@ pub struct Ordered {
 
 /// An operator's approval, for one episode.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Approval {
     /// Who.
@@ -378,6 +386,7 @@ pub struct Approval {
 
 /// An in-region failover, as far as it holds the confirmation back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Grace {
     /// First heard of.
@@ -388,6 +397,7 @@ pub struct Grace {
 
 /// A second writer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct DualWriter {
     /// Where.
@@ -398,6 +408,7 @@ pub struct DualWriter {
 
 /// How an episode ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum EpisodeOutcome {
     /// Failed over, and whole again.

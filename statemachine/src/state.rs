@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where one cluster is in its lifecycle.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "name", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum State {
     /// The primary commits writes.

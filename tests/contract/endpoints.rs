@@ -1,8 +1,7 @@
 //! The endpoints that the suite runs against.
 
 use anyhow::{Context as _, Result, bail};
-use async_trait::async_trait;
-use aurora_failover_lab::aws::{Aws, AwsOptions, Databases, GlobalCluster, Member};
+use aurora_failover_lab::aws::{Aws, AwsOptions, PromotedAtOnce};
 use aurora_failover_lab::dns::Zones;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -91,59 +90,11 @@ impl Endpoint {
     }
 }
 
-/// Databases that are promoted at once: the contract is about the API, the drills are about PostgreSQL.
-struct PromotedAtOnce;
-
-#[async_trait]
-impl Databases for PromotedAtOnce {
-    async fn promote(&self, _region: &str) -> Result<()> {
-        Ok(())
-    }
-
-    async fn switch_over(&self, _region: &str) -> Result<()> {
-        Ok(())
-    }
-
-    async fn fail_over_in_region(&self, region: &str, _to: Option<&str>) -> Result<String> {
-        Ok(format!("{region}-1"))
-    }
-
-    async fn settle(&self) -> Result<()> {
-        Ok(())
-    }
-
-    async fn lost_writer(&self) -> Option<String> {
-        None
-    }
-
-    fn addresses(&self, _region: &str) -> Vec<std::net::Ipv4Addr> {
-        Vec::new()
-    }
-
-    fn lag(&self, region: &str) -> Vec<(std::time::SystemTime, u64)> {
-        let ago = |seconds| std::time::SystemTime::now() - Duration::from_secs(seconds);
-        let samples = super::behaviours::LAG.map(|(seconds, ms)| (ago(seconds), ms));
-        if region == super::behaviours::SECONDARY { samples.to_vec() } else { Vec::new() }
-    }
-
-    fn instances(&self, region: &str) -> Vec<(String, bool)> {
-        vec![(format!("{region}-1"), region == super::behaviours::PRIMARY)]
-    }
-}
-
+/// Databases are promoted at once: the contract is about the API, the drills are about PostgreSQL.
 async fn start_lab() -> Result<Aws> {
-    let member = |region: &str| Member {
-        region: region.into(),
-        cluster_id: format!("contract-{region}"),
-        endpoint: format!("contract.{region}.example."),
-        reader_endpoint: format!("contract-ro.{region}.example."),
-        port: 5432,
-    };
-    let global_cluster = GlobalCluster {
-        id: super::behaviours::GLOBAL_CLUSTER.into(),
-        engine_version: "16.6".into(),
-        endpoint: "contract.global.example.".into(),
-        members: vec![member(super::behaviours::PRIMARY), member(super::behaviours::SECONDARY)],
-    };
-    Aws::start(AwsOptions::new(Zones::new(), Arc::new(PromotedAtOnce), global_cluster)).await
+    let (primary, secondary) = (super::behaviours::PRIMARY, super::behaviours::SECONDARY);
+    let global_cluster = PromotedAtOnce::global_cluster(super::behaviours::GLOBAL_CLUSTER, [primary, secondary]);
+    let lag = super::behaviours::LAG.map(|(seconds, ms)| (Duration::from_secs(seconds), ms)).to_vec();
+    let databases = PromotedAtOnce { primary: primary.into(), lag };
+    Aws::start(AwsOptions::new(Zones::new(), Arc::new(databases), global_cluster)).await
 }

@@ -16,6 +16,7 @@ mod eventbridge;
 mod fault;
 mod iam;
 mod pattern;
+mod promoted_at_once;
 mod rds;
 mod route53;
 mod s3;
@@ -43,6 +44,7 @@ use tokio_util::task::TaskTracker;
 
 pub use checker::FailoverRecords;
 pub use fault::{Fault, FaultKind};
+pub use promoted_at_once::PromotedAtOnce;
 pub use rds::{Databases, GlobalCluster, Member, Timing};
 
 use crate::dns::{RecordKind, Zones};
