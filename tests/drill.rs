@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use support::{BINARY, Running, json, output, product, start, start_with_environment};
+use support::{BINARY, Running, checked, json, output, product, start, start_with_environment};
 
 /// Longest time for a lab's leavings to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
@@ -265,6 +265,10 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
         plan.contains("it would then make us-west-2 the writer") && plan.contains("guard approved passes"),
         "{plan}"
     );
+    let planned = checked(&environment, "output-plan", &["plan", "orders"]);
+    assert_eq!(planned["goes-through"], true, "{planned:#}");
+    let found = checked(&environment, "output-doctor", &["doctor"]);
+    assert!(found.as_array().is_some_and(|all| all.iter().all(|one| one["severity"] != "error")), "{found:#}");
     let dry = good(&["override", "orders", "switchover", "--reason", "test", "--dry-run"]);
     assert!(
         dry.contains("RDS in us-west-2")
@@ -380,7 +384,9 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
     assert_eq!(code, 0, "{direct}");
     assert!(direct.contains("straight into the table"), "{direct}");
     assert!(good(&["history", "--event", "command", "--limit", "1"]).contains("role/break-glass/lab (direct)"));
-    good(&["override", "orders", "resume", "--reason", "it is back", "--yes", "--on-behalf-of", "alice"]);
+    let resume = ["override", "orders", "resume", "--reason", "it is back", "--yes", "--on-behalf-of", "alice"];
+    assert_eq!(checked(&environment, "output-override", &resume)["ended"], "done");
+    assert_eq!(checked(&environment, "output-override", &resume)["ended"], "refused");
     let drilled = good(&["drill", "orders", "--switchover", "--reason", "game day", "--yes"]);
     assert!(
         drilled.contains("kind                         switchover")

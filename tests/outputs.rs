@@ -1,6 +1,9 @@
 //! What the commands print of a failover that was recorded in the lab: as text by snapshots, for programs by the
 //! published schemas. The endpoint is the lab's, the history is in `fixtures/`.
 //!
+//! How much it costs is asked of a long and quiet history: of a million rows with
+//! `cargo test --test outputs million -- --ignored --nocapture`.
+//!
 //! A snapshot that changed on purpose: `INSTA_UPDATE=always cargo test --test outputs`. Another recording, which needs
 //! PostgreSQL: `cargo test --test outputs -- --ignored`.
 #![cfg(feature = "lab")]
@@ -13,18 +16,25 @@ use aurora_failover::store::{DynamoDb, HistoryRow, Item, Store as _};
 use aurora_failover_lab::aws::{Aws, AwsOptions, PromotedAtOnce};
 use aurora_failover_lab::dns::Zones;
 use aws_config::{BehaviorVersion, Region};
-use serde_json::Value;
+use futures::StreamExt as _;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{json, output, product, start, start_with_environment};
+use support::{BINARY, checked, json, output, product, start, start_with_environment};
 
 const CONFIG: &str = "recorded.toml";
 const ROWS: &str = "recorded.jsonl";
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn recorded() -> Vec<HistoryRow> {
+    let text = fs::read_to_string(fixture(ROWS)).expect("the recording");
+    text.lines().map(|line| serde_json::from_str(line).expect("a row")).collect()
 }
 
 /// A table that holds the recording.
@@ -36,6 +46,12 @@ struct Recording {
 
 impl Recording {
     fn load() -> Self {
+        let recording = Self::empty();
+        recording.runtime.block_on(recording.fill());
+        recording
+    }
+
+    fn empty() -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let (aws, environment) = runtime.block_on(async {
             let global_cluster = PromotedAtOnce::global_cluster("orders", ["us-east-2", "us-west-2"]);
@@ -53,11 +69,10 @@ impl Recording {
         });
         let recording = Self { runtime, aws: Some(aws), environment };
         recording.good(&["init"]);
-        recording.runtime.block_on(recording.fill());
         recording
     }
 
-    async fn fill(&self) {
+    async fn store(&self) -> DynamoDb {
         let settings = config::load(&fixture(CONFIG)).expect("the recorded configuration is valid");
         let sdk = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new("us-west-2"))
@@ -65,10 +80,12 @@ impl Recording {
             .credentials_provider(aws_sdk_dynamodb::config::Credentials::new("lab", "lab", None, None, "test"))
             .load()
             .await;
-        let store = DynamoDb::new(&sdk, &settings.table);
-        let text = fs::read_to_string(fixture(ROWS)).expect("the recording");
-        let row = |line| serde_json::from_str::<HistoryRow>(line).expect("a row");
-        let rows: Vec<HistoryRow> = text.lines().map(row).collect();
+        DynamoDb::new(&sdk, &settings.table)
+    }
+
+    async fn fill(&self) {
+        let store = self.store().await;
+        let rows = recorded();
         for (index, row) in rows.iter().enumerate() {
             let record = audit::record_after(&rows[..=index]).expect("the decisions can be made again");
             let (version, decision_id, row) = (row.version, row.decision_id.clone(), row.clone());
@@ -83,18 +100,6 @@ impl Recording {
         assert_eq!(code, 0, "{arguments:?}: {said}");
         said
     }
-
-    /// What it prints for programs is as the schema says.
-    fn checked(&self, schema: &str, arguments: &[&str]) -> Value {
-        let printed = json(&self.environment, arguments);
-        let published = fs::read_to_string(format!("{}/schemas/{schema}.json", env!("CARGO_MANIFEST_DIR")));
-        let published: Value = serde_json::from_str(&published.expect("it is published")).expect("JSON");
-        let validator = jsonschema::validator_for(&published).expect("a schema");
-        if let Some(error) = validator.iter_errors(&printed).next() {
-            panic!("{arguments:?} is not as {schema} says: {error} at {}", error.instance_path());
-        }
-        printed
-    }
 }
 
 impl Drop for Recording {
@@ -108,7 +113,7 @@ impl Drop for Recording {
 #[test]
 fn every_view_of_a_recorded_failover_is_as_it_was_approved() {
     let recording = Recording::load();
-    let entries = recording.checked("output-episodes", &["episodes"]);
+    let entries = checked(&recording.environment, "output-episodes", &["episodes"]);
     let failover = entries.as_array().expect("a list").iter().find(|entry| entry["outcome"] == "completed");
     let failover = failover.expect("one was completed");
     let id = failover["id"].as_str().expect("an id");
@@ -136,15 +141,105 @@ fn every_view_of_a_recorded_failover_is_as_it_was_approved() {
         insta::assert_snapshot!(name, recording.good(arguments));
     }
 
-    recording.checked("output-status", &["status"]);
-    recording.checked("output-history", &["history"]);
-    recording.checked("output-episode", &["episode", id]);
-    recording.checked("output-explain", &["explain", "orders"]);
-    recording.checked("output-explain", &["explain", "orders", "--version", &last]);
-    recording.checked("output-audit-verify", &["audit", "verify"]);
-    recording.checked("output-replay", &["replay", id]);
-    recording.checked("output-replay-policy", &["replay", id, "--policy", &hasty]);
-    recording.checked("output-dlq-list", &["dlq", "list"]);
+    checked(&recording.environment, "output-status", &["status"]);
+    checked(&recording.environment, "output-history", &["history"]);
+    checked(&recording.environment, "output-episode", &["episode", id]);
+    checked(&recording.environment, "output-explain", &["explain", "orders"]);
+    checked(&recording.environment, "output-explain", &["explain", "orders", "--version", &last]);
+    checked(&recording.environment, "output-audit-verify", &["audit", "verify"]);
+    checked(&recording.environment, "output-replay", &["replay", id]);
+    checked(&recording.environment, "output-replay-policy", &["replay", id, "--policy", &hasty]);
+    checked(&recording.environment, "output-dlq-list", &["dlq", "list"]);
+}
+
+/// A quiet life: a row every 30 s until now, each follows the one before.
+async fn live_quietly(recording: &Recording, count: u64) {
+    let store = recording.store().await;
+    let began = aurora_failover::clock::now().0 - count * QUIET_ROW_EVERY_MS;
+    let mut previous_hash = String::new();
+    let template = recorded().remove(2);
+    let rows = (1..=count).map(|version| {
+        let at = statemachine::Timestamp(began + version * QUIET_ROW_EVERY_MS);
+        let (decision_id, previous) = (version.to_string(), std::mem::take(&mut previous_hash));
+        let row = HistoryRow { version, at, decision_id, previous_hash: previous, ..template.clone() }.sealed();
+        previous_hash.clone_from(&row.hash);
+        row
+    });
+    let write = |row: HistoryRow| {
+        let store = &store;
+        async move { store.append(&row).await.expect("DynamoDB takes it") }
+    };
+    futures::stream::iter(rows).map(write).buffer_unordered(32).collect::<()>().await;
+}
+
+/// Pause between two quiet rows.
+const QUIET_ROW_EVERY_MS: u64 = 30_000;
+
+/// Runs a command to its end: how long it took, and the most memory that it had, in KiB.
+fn measured(recording: &Recording, arguments: &[&str]) -> (Duration, u64, String) {
+    let began = Instant::now();
+    let mut command = Command::new(BINARY);
+    command.args(arguments).envs(recording.environment.iter().cloned()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut out = child.stdout.take().expect("piped");
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        out.read_to_string(&mut text).map(|_| text)
+    });
+    let mut most_kib = 0;
+    let status = loop {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let peak =
+            status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        most_kib = peak.unwrap_or(most_kib);
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            break status;
+        }
+        std::thread::park_timeout(Duration::from_millis(2));
+    };
+    assert!(status.success(), "{arguments:?}: {status}");
+    (began.elapsed(), most_kib, reading.join().expect("no panic").expect("text"))
+}
+
+/// What is asked of the history costs by what is answered, and not by what there is.
+fn ask_a_history_of(count: u64) {
+    let recording = Recording::empty();
+    recording.runtime.block_on(live_quietly(&recording, count));
+    let aws = recording.aws.as_ref().expect("it runs");
+    let queries = || aws.calls().iter().filter(|call| call.action == "Query").count();
+    let before = queries();
+    let (took, kib, said) =
+        measured(&recording, &["history", "--cluster", "orders", "--since", "1h", "--limit", "1000"]);
+    let asked = queries() - before;
+    let (found, searched) = (said.lines().count(), count.ilog2() as usize + 4);
+    println!("history --since 1h of {count} rows: {} ms, {kib} KiB, {asked} queries", took.as_millis());
+    assert!((119..=122).contains(&found), "{found} lines");
+    assert!(asked <= searched + 2, "{asked} queries");
+
+    let kept = tempfile::tempdir().expect("a directory");
+    let file = kept.path().join("rows.jsonl");
+    let to = file.to_str().expect("text");
+    let short = ["audit", "export", "--format", "json", "--since", "10h", "--to", to];
+    let (_, some_kib, _) = measured(&recording, &short);
+    let (took, all_kib, _) = measured(&recording, &["audit", "export", "--format", "json", "--to", to]);
+    println!("audit export of {count} rows: {} ms, {all_kib} KiB; of 1200 rows: {some_kib} KiB", took.as_millis());
+    let lines = BufReader::new(fs::File::open(&file).expect("written")).lines().count();
+    assert_eq!(lines as u64, count);
+    assert!(all_kib < some_kib * 3 / 2, "{all_kib} KiB for {count} rows, {some_kib} KiB for 1200");
+    let (took, kib, said) = measured(&recording, &["audit", "verify"]);
+    println!("audit verify of {count} rows: {} ms, {kib} KiB", took.as_millis());
+    assert!(said.contains("each follows the one before"), "{said}");
+}
+
+#[test]
+fn what_is_asked_of_the_history_costs_by_what_is_answered() {
+    ask_a_history_of(3_000);
+}
+
+#[test]
+#[ignore = "a million rows: some minutes, and 8 GiB of memory"]
+fn a_million_rows_are_asked_exported_and_verified() {
+    ask_a_history_of(1_000_000);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_aurora-failover");
 
 /// A process that does not outlive a test that fails.
-pub(crate) struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -90,4 +90,21 @@ pub(crate) fn start_with_environment() -> (Running, PathBuf, Vec<(String, String
     }
     // The reader goes away here: a lab must go on when nobody reads what it prints.
     (lab, dir, environment)
+}
+
+/// What it prints for programs, which is as the published schema says.
+pub(crate) fn checked(environment: &[(String, String)], schema: &str, arguments: &[&str]) -> Value {
+    let mut command = Command::new(BINARY);
+    command.args(arguments).args(["--output", "json"]).envs(environment.iter().cloned()).stdin(Stdio::null());
+    let output = command.output().expect("the binary starts");
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+    let printed = serde_json::Deserializer::from_str(&said).into_iter().next().expect("something is printed");
+    let printed: Value = printed.unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said}"));
+    let published = std::fs::read_to_string(format!("{}/schemas/{schema}.json", env!("CARGO_MANIFEST_DIR")));
+    let published: Value = serde_json::from_str(&published.expect("it is published")).expect("JSON");
+    let validator = jsonschema::validator_for(&published).expect("a schema");
+    if let Some(error) = validator.iter_errors(&printed).next() {
+        panic!("{arguments:?} is not as {schema} says: {error} at {}", error.instance_path());
+    }
+    printed
 }
