@@ -45,8 +45,20 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// How to probe.
     pub canary: CanarySettings,
+    /// Who may give orders on the dashboard.
+    pub dashboard_token: Token,
     /// The clusters.
     pub clusters: Vec<ClusterSettings>,
+}
+
+/// A token from the environment; never shown.
+#[derive(Clone, Default)]
+pub struct Token(pub Option<String>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "(set)" } else { "(none)" })
+    }
 }
 
 /// Timing of AWS calls.
@@ -361,6 +373,9 @@ fn default_port() -> u16 {
     5432
 }
 
+/// Variable that holds the token of whoever may give orders on the dashboard.
+const DASHBOARD_TOKEN_ENV: &str = "AURORA_FAILOVER_DASHBOARD_TOKEN";
+
 /// Variable that holds the password where nothing else is said.
 const PASSWORD_ENV: &str = "AURORA_FAILOVER_DB_PASSWORD";
 
@@ -658,6 +673,7 @@ impl Check {
             nameservers,
             database: self.database(file.database, environment),
             canary,
+            dashboard_token: Token(environment(DASHBOARD_TOKEN_ENV).filter(|token| !token.is_empty())),
             clusters,
         }
     }

@@ -11,6 +11,7 @@
 //! for a version loads anew and decides anew. Everything is safe to kill anywhere: what was stored is found again
 //! on the next load, and what was claimed is free again when the claim expires.
 
+use crate::board::Board;
 use crate::clock::Clock;
 use crate::config::{ClusterSettings, Settings};
 use crate::effects::{Task, World};
@@ -58,6 +59,7 @@ pub async fn run(
     world: World,
     inboxes: Vec<Inbox>,
     health: Arc<Health>,
+    board: Arc<Board>,
     stop: CancellationToken,
 ) {
     let id = ControllerId(format!("controller-{}", world.clock.unique()));
@@ -67,7 +69,7 @@ pub async fn run(
     while lease.acquire(&stop).await {
         let listening = stop.child_token();
         let keep = lease.keep(&listening);
-        let serve = listen(&settings, &id, &store, &world, &inboxes, &listening);
+        let serve = listen(&settings, &id, &store, &world, &board, &inboxes, &listening);
         health.set_listening(true);
         tokio::join!(keep, serve);
         health.set_listening(false);
@@ -82,6 +84,7 @@ async fn listen(
     id: &ControllerId,
     store: &Arc<dyn Store>,
     world: &World,
+    board: &Arc<Board>,
     inboxes: &[Inbox],
     stop: &CancellationToken,
 ) {
@@ -91,7 +94,7 @@ async fn listen(
     for cluster in &settings.clusters {
         let (sender, deliveries) = mpsc::channel(INBOX_MAX);
         routes.insert(cluster.id.clone(), sender);
-        let task = ClusterTask::new(cluster.clone(), id.clone(), Arc::clone(store), world.clone());
+        let task = ClusterTask::new(cluster.clone(), id.clone(), Arc::clone(store), world.clone(), Arc::clone(board));
         clusters.spawn(task.run(deliveries, stop.clone()));
     }
     let route = |cluster: &ClusterId| routes.get(cluster).cloned();
@@ -206,6 +209,7 @@ struct ClusterTask {
     controller: ControllerId,
     store: Arc<dyn Store>,
     world: World,
+    board: Arc<Board>,
     loaded: Option<Loaded>,
     results: mpsc::UnboundedSender<Envelope>,
     arrived: mpsc::UnboundedReceiver<Envelope>,
@@ -217,7 +221,13 @@ struct ClusterTask {
 }
 
 impl ClusterTask {
-    fn new(settings: ClusterSettings, controller: ControllerId, store: Arc<dyn Store>, world: World) -> Self {
+    fn new(
+        settings: ClusterSettings,
+        controller: ControllerId,
+        store: Arc<dyn Store>,
+        world: World,
+        board: Arc<Board>,
+    ) -> Self {
         // Unbounded, but never more than the effects that this task has started.
         let (results, arrived) = mpsc::unbounded_channel();
         let (running, scan_at) = (JoinSet::new(), Instant::now());
@@ -227,6 +237,7 @@ impl ClusterTask {
             controller,
             store,
             world,
+            board,
             loaded: None,
             results,
             arrived,
@@ -377,6 +388,7 @@ impl ClusterTask {
             if !decision.verdict.is_durable() {
                 debug!(cluster = %self.settings.id, event = envelope.event.name(), verdict = ?decision.verdict, "not stored");
                 self.note(envelope, &decision);
+                self.board.turned(envelope, version, &decision.record, None, now);
                 self.loaded = Some(Loaded { record: decision.record, version, last_hash });
                 return Ok(());
             }
@@ -430,6 +442,7 @@ impl ClusterTask {
         report(&item.row, &item.record, decision.verdict);
         telemetry::turn(&item.row, held, item.record.hold.as_ref().map(|hold| hold.reason.name()));
         telemetry::record(&item.record, now);
+        self.board.turned(envelope, version, &item.record, Some(&item.row), now);
         for id in &decision.claimed {
             self.start(&item.record, *id);
         }

@@ -8,12 +8,15 @@
 pub mod arc;
 pub mod audit;
 pub mod aws;
+pub mod board;
 pub mod bus;
 pub mod canary;
 pub mod clock;
 pub mod cloudwatch;
 pub mod config;
 pub mod controller;
+#[cfg(feature = "dashboard")]
+pub mod dashboard;
 pub mod database;
 pub mod dns;
 pub mod effects;
@@ -23,6 +26,7 @@ pub mod iam;
 pub mod identity;
 pub mod inbox;
 pub mod infrastructure;
+pub mod orders;
 pub mod password;
 pub mod permissions;
 pub mod rds;

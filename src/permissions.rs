@@ -19,6 +19,8 @@ pub enum Role {
     Operator,
     /// A human who may also give orders past EventBridge: `override --direct`.
     BreakGlass,
+    /// What `serve --dashboard` needs beside what the controller may: to read the history, and to give orders.
+    Dashboard,
     /// A human who only reads: `history`, `episodes`, `explain`, `audit`, `replay`.
     Auditor,
     /// `init`.
@@ -34,6 +36,7 @@ impl Role {
             Self::Controller => "controller",
             Self::Operator => "operator",
             Self::BreakGlass => "break-glass",
+            Self::Dashboard => "dashboard",
             Self::Auditor => "auditor",
             Self::Deployer => "deployer",
         }
@@ -146,6 +149,10 @@ pub fn statements(role: Role, settings: &Settings) -> Vec<Statement> {
             }
             all
         }
+        Role::Dashboard => vec![
+            statement("Read", &["dynamodb:GetItem", "dynamodb:Query"], names.table_and_indexes()),
+            statement("Order", &["events:PutEvents"], [names.bus(&settings.operator_bus)]),
+        ],
         Role::Auditor => {
             vec![statement("Read", &["dynamodb:GetItem", "dynamodb:Query"], names.table_and_indexes())]
         }

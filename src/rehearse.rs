@@ -1,10 +1,11 @@
 //! What the machine would do with an event: the real decisions on the real record, with real looks at the world, and
 //! without storing or doing anything.
 
+use crate::audit::explain;
 use crate::effects::{Task, World};
 use crate::store::Item;
 use statemachine::{
-    Claimant, ControllerId, Decision, Effect, EffectId, EffectResult, Envelope, Event, Pending, Record, step,
+    Claimant, ControllerId, Decision, Effect, EffectId, EffectResult, Envelope, Event, Pending, Record, Verdict, step,
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,6 +30,28 @@ impl Rehearsal {
     #[must_use]
     pub fn record(&self) -> Option<&Record> {
         self.decisions.last().map(|decision| &decision.record)
+    }
+
+    /// What would be decided and done, line by line.
+    #[must_use]
+    pub fn outlook(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        for decision in &self.decisions {
+            said.push(format!("it would decide: {}", decision.rule.sentence()));
+            said.extend(decision.answer.iter().map(|answer| format!("  and answer: {answer}")));
+            said.extend(decision.guards.iter().map(|guard| format!("  {}", explain::guard(guard))));
+            if decision.verdict == Verdict::Moved {
+                said.push(format!("  and be {}", decision.record.state.name()));
+            }
+        }
+        if let Some(hold) = self.record().and_then(|record| record.hold.as_ref()) {
+            said.push(format!("it would hold: {}; to go on: {}", hold.detail, hold.release));
+        }
+        said.extend(self.next.iter().map(|effect| format!("it would then {}", explain::effect(effect))));
+        if self.next.is_empty() && !self.refused() {
+            said.push("it would do nothing outside".into());
+        }
+        said
     }
 
     /// Would the order be refused?

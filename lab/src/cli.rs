@@ -4,7 +4,7 @@ use crate::aws::{Fault, Timing};
 use crate::drill::{self, DrillOptions, KillController};
 use crate::scenario::{self, Scenario};
 use crate::stage::{Profile, RouteBy, Stage, StageOptions};
-use crate::{control, in_region, page, progress, reaper, report, soak};
+use crate::{control, demo, in_region, page, progress, reaper, report, soak};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
@@ -295,7 +295,7 @@ impl Outcome {
             std::fs::write(path, page::page(result)?).with_context(|| format!("writing {}", path.display()))?;
         }
         if self.keep {
-            stay(stage, None).await
+            stay(stage, None, control::Orders::default()).await
         } else {
             stage.stop().await;
             Ok(())
@@ -334,22 +334,25 @@ async fn up(options: &Options) -> Result<ExitCode> {
         reads_percent: options.reads.unwrap_or(usual.reads_percent),
         ..usual
     };
+    let orders = control::Orders::default();
+    let demo = demo::serve(orders.requests.clone()).await?;
+    let stage = StageOptions { demo_url: Some(format!("http://{demo}")), ..stage };
     let mut running = Stage::start(&stage, &progress).await?;
     running.steady(&progress).await?;
     progress.done("two regions are up and healthy");
     let trace = options.trace.clone().map(|path| control::Trace::new(path, &stage));
-    stay(running, trace).await?;
+    stay(running, trace, orders).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Leaves the lab running, and takes orders.
-async fn stay(stage: Stage, trace: Option<control::Trace>) -> Result<()> {
+async fn stay(stage: Stage, trace: Option<control::Trace>, orders: control::Orders) -> Result<()> {
     report::show(&stage.describe())?;
     report::show(
         "\nBreak something, here or in another terminal: fault lose-region us-east-2 (aurora-failover lab fault …).\n\
          heal … undoes it, status shows how it is. Stop it with Ctrl-C; everything is removed.",
     )?;
-    control::obey(stage, trace).await
+    control::obey(stage, trace, orders).await
 }
 
 async fn stop_signal() -> Result<()> {

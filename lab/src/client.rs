@@ -165,6 +165,26 @@ impl Client {
         self.account.lock().expect("no panic while it is held").clone()
     }
 
+    /// What it saw since a time.
+    #[must_use]
+    pub fn account_since(&self, since: SystemTime) -> Account {
+        let account = self.account.lock().expect("no panic while it is held");
+        let acknowledged = account.acknowledged.iter().rev().take_while(|ack| ack.at >= since).copied();
+        let failed = account.failed.iter().rev().take_while(|(at, _)| *at >= since).cloned();
+        let mut recent =
+            Account { acknowledged: acknowledged.collect(), failed: failed.collect(), ..Account::default() };
+        recent.acknowledged.reverse();
+        recent.failed.reverse();
+        recent
+    }
+
+    /// Acknowledged writes, and failed attempts.
+    #[must_use]
+    pub fn counted(&self) -> (usize, usize) {
+        let account = self.account.lock().expect("no panic while it is held");
+        (account.acknowledged.len(), account.failed.len())
+    }
+
     /// The newest acknowledgement, and its changes.
     #[must_use]
     pub fn latest(&self) -> watch::Receiver<Option<Acknowledged>> {

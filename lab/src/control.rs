@@ -3,15 +3,19 @@
 //! ```text
 //! fault lose-region us-east-2      breaks something; see `lab drill --help` for what there is
 //! heal lose-region us-east-2       undoes it
+//! heal all                         undoes everything
+//! traffic 8 20ms proxy             so many clients, a statement each so often, through name, cluster or proxy
+//! traffic stop                     silence
 //! status                           who is the writer, what the record says, what is broken
 //! ```
 //!
 //! What is broken and healed can be written into a trace, which `lab replay` does again.
 
 use crate::scenario::{Breakage, Condition, Expect, Scenario, StageSection, Step};
-use crate::stage::{PRIMARY, SECONDARY, Stage, StageOptions};
-use crate::{drill, reaper};
-use anyhow::{Context as _, Result, bail};
+use crate::stage::{Endpoint, PRIMARY, SECONDARY, Stage, StageOptions, Traffic};
+use crate::{demo, drill, reaper};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum as _;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -30,16 +34,29 @@ const TRACE_EVERY: Duration = Duration::from_secs(1);
 const LINE_BYTES_MAX: u64 = 1_000;
 
 /// One line, and where its answer goes.
-type Request = (String, oneshot::Sender<String>);
+pub(crate) type Request = (String, oneshot::Sender<String>);
+
+/// Orders on their way to the lab, from wherever they are given.
+pub struct Orders {
+    pub(crate) requests: mpsc::Sender<Request>,
+    incoming: mpsc::Receiver<Request>,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        let (requests, incoming) = mpsc::channel(8);
+        Self { requests, incoming }
+    }
+}
 
 /// Carries orders out until the process is stopped.
 ///
 /// # Errors
 /// When the socket cannot be made, or a process of the service ends.
-pub async fn obey(mut stage: Stage, mut trace: Option<Trace>) -> Result<()> {
+pub async fn obey(mut stage: Stage, mut trace: Option<Trace>, orders: Orders) -> Result<()> {
+    let Orders { requests, mut incoming } = orders;
     let path = stage.path().join(SOCKET);
     let listener = UnixListener::bind(&path).with_context(|| format!("listening on {}", path.display()))?;
-    let (requests, mut incoming) = mpsc::channel::<Request>(8);
     tokio::spawn(listen(listener, requests.clone()));
     if std::io::stdin().is_terminal() {
         tokio::spawn(prompt(requests));
@@ -135,6 +152,25 @@ async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, line: &str) -> R
             broken.push(rest.to_owned());
             Ok(format!("done: {breakage}"))
         }
+        "heal" if rest == "all" => {
+            let all = std::mem::take(broken);
+            for (index, what) in all.iter().enumerate() {
+                if let Err(error) = what.parse::<Breakage>()?.undo(stage).await {
+                    broken.extend_from_slice(&all[index..]);
+                    return Err(error);
+                }
+            }
+            Ok(format!("healed: {}", if all.is_empty() { "nothing was broken".into() } else { all.join("; ") }))
+        }
+        "traffic" => {
+            let traffic = traffic(stage.traffic(), rest)?;
+            stage.set_traffic(traffic)?;
+            Ok(match traffic.clients {
+                0 => "the application is silent".to_owned(),
+                clients => format!("{clients} clients, a statement each {} ms", traffic.pace_ms),
+            })
+        }
+        demo::STATE => Ok(demo::describe(stage, broken).to_string()),
         "heal" => {
             let breakage: Breakage = rest.parse()?;
             breakage.undo(stage).await?;
@@ -142,8 +178,30 @@ async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, line: &str) -> R
             Ok(format!("healed: {breakage}"))
         }
         "status" => status(stage, broken).await,
-        _ => bail!("{line:?} is no order; write fault …, heal … or status"),
+        _ => bail!("{line:?} is no order; write fault …, heal …, traffic … or status"),
     }
+}
+
+/// The traffic that a line asks for; what it does not say stays.
+fn traffic(before: Traffic, line: &str) -> Result<Traffic> {
+    const SHAPE: &str =
+        "write `traffic stop`, or `traffic CLIENTS [PACE] [name|cluster|proxy]`, such as `traffic 8 20ms proxy`";
+    let mut wanted = before;
+    for (index, word) in line.split_whitespace().enumerate() {
+        if word == "stop" {
+            wanted.clients = 0;
+        } else if let (0, Ok(clients)) = (index, word.parse::<u8>()) {
+            wanted.clients = clients.into();
+        } else if let Ok(through) = Endpoint::from_str(word, true) {
+            wanted.through = through;
+        } else if let Ok(pace) = humantime::parse_duration(word) {
+            ensure!(pace >= Duration::from_millis(1), "{word:?} is no pace: a millisecond at least");
+            wanted.pace_ms = pace.as_millis() as u64;
+        } else {
+            bail!("{word:?} is no traffic; {SHAPE}");
+        }
+    }
+    Ok(wanted)
 }
 
 async fn status(stage: &mut Stage, broken: &[String]) -> Result<String> {

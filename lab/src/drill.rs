@@ -79,6 +79,7 @@ impl DrillOptions {
             timing: if self.aurora_timing { Timing::documented() } else { own.timing },
             clients: self.clients.or(own.clients).unwrap_or(usual.clients),
             reads_percent: self.reads_percent.or(own.reads_percent).unwrap_or(usual.reads_percent),
+            ..usual
         }
     }
 

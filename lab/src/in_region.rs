@@ -148,6 +148,7 @@ pub fn text(all: &[Seen]) -> String {
                 Cause::Crash => "its host is lost".to_owned(),
             },
             match seen.through {
+                Endpoint::Name => "the public name".to_owned(),
                 Endpoint::Cluster => "the cluster".to_owned(),
                 Endpoint::Proxy => "the proxy".to_owned(),
             },

@@ -9,6 +9,7 @@ pub mod aws;
 pub mod cli;
 pub mod client;
 pub mod control;
+mod demo;
 pub mod dns;
 pub mod drill;
 pub mod in_region;

@@ -49,7 +49,7 @@ const SIGNPOST: [&str; 2] = ["orders-signpost", "orders.json"];
 /// The access key of whoever may do everything: the one at the keyboard.
 const ADMINISTRATOR: &str = "lab";
 /// The roles of the service's processes; each has its name as access key, and may do what `iam-policy` prints.
-const ROLES: [&str; 6] = ["deployer", "controller", "canary", "operator", "break-glass", "auditor"];
+const ROLES: [&str; 7] = ["deployer", "controller", "canary", "operator", "break-glass", "auditor", "dashboard"];
 const ENGINE_VERSION: &str = "16.6";
 const ACCOUNT: &str = "000000000000";
 /// Vantages, and the region of each.
@@ -58,6 +58,8 @@ const VANTAGES: [(&str, &str); 3] = [(SECONDARY, SECONDARY), (PRIMARY, PRIMARY),
 const STEADY_WITHIN: Duration = Duration::from_secs(120);
 /// Pause between two looks at the record.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Pause between two statements of a client of the application, in milliseconds.
+const CLIENT_PACE_MS: u64 = 10;
 /// Numbers of writes that each client of a fleet has for itself.
 const FLEET_NUMBERS: i64 = 1_000_000_000;
 /// A page of metrics is shorter.
@@ -111,13 +113,39 @@ impl Profile {
 }
 
 /// How clients of the primary region connect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Endpoint {
+    /// To the public name.
+    Name,
     /// To the cluster's writer endpoint.
     Cluster,
     /// To the proxy.
     Proxy,
+}
+
+impl Endpoint {
+    fn name(self) -> String {
+        match self {
+            Self::Name => PUBLIC_NAME.into(),
+            Self::Cluster => endpoint(PRIMARY),
+            Self::Proxy => proxy_endpoint(PRIMARY),
+        }
+    }
+}
+
+/// What the application does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Traffic {
+    /// How many clients; none for silence.
+    pub clients: usize,
+    /// Pause between two statements of a client, in milliseconds.
+    pub pace_ms: u64,
+    /// Of a hundred statements so many only read.
+    pub reads_percent: u8,
+    /// Where they connect to.
+    pub through: Endpoint,
 }
 
 /// How to start a lab.
@@ -139,6 +167,8 @@ pub struct StageOptions {
     pub clients: usize,
     /// Of a hundred statements so many only read.
     pub reads_percent: u8,
+    /// Where the dashboards find the control of the demonstration; without it there are no dashboards.
+    pub demo_url: Option<String>,
 }
 
 impl Default for StageOptions {
@@ -152,6 +182,7 @@ impl Default for StageOptions {
             mode: Mode::Auto,
             clients: 1,
             reads_percent: 0,
+            demo_url: None,
         }
     }
 }
@@ -185,6 +216,15 @@ pub struct Stage {
     /// The databases.
     pub topology: Arc<Topology>,
     application: Vec<Client>,
+    /// How its clients are started.
+    client: ClientOptions,
+    /// Where they connect to.
+    traffic: Traffic,
+    /// What clients saw that were stopped.
+    stopped: Account,
+    dashboards: Vec<SocketAddr>,
+    dashboard_token: String,
+    demo_url: Option<String>,
     dns: DnsServer,
     vantages: Vec<Vantage>,
     controllers: Vec<Option<Child>>,
@@ -313,7 +353,7 @@ impl Stage {
             nameserver: dns.addr(),
             database: CLUSTER.into(),
             first: 1,
-            pace: Duration::from_millis(10),
+            pace: Duration::from_millis(CLIENT_PACE_MS),
             reads_percent: options.reads_percent,
             connect_timeout,
             write_timeout,
@@ -325,6 +365,17 @@ impl Stage {
             aws,
             topology,
             application,
+            client,
+            traffic: Traffic {
+                clients: options.clients,
+                pace_ms: CLIENT_PACE_MS,
+                reads_percent: options.reads_percent,
+                through: Endpoint::Name,
+            },
+            stopped: Account::default(),
+            dashboards: (0..controllers).map(|_| free_address()).collect::<Result<_>>()?,
+            dashboard_token: uuid::Uuid::new_v4().simple().to_string(),
+            demo_url: options.demo_url.clone(),
             dns,
             vantages,
             controllers: Vec::new(),
@@ -337,7 +388,9 @@ impl Stage {
         let print = async |role| stage.finished("iam-policy", ADMINISTRATOR, &["iam-policy", role]).await;
         let policies = futures::future::try_join_all(ROLES.map(print)).await?;
         for (role, policy) in ROLES.iter().zip(policies) {
-            stage.aws.put_role_policy(role, &policy)?;
+            // The dashboard is shown by the controller.
+            let holder = if *role == "dashboard" { "controller" } else { role };
+            stage.aws.put_role_policy(holder, role, &policy)?;
         }
         progress.step("creating table, bus, rule and queues (aurora-failover init)");
         stage.finished("init", "deployer", &["init"]).await?;
@@ -361,10 +414,7 @@ impl Stage {
     /// # Errors
     /// When one cannot be started.
     pub fn start_clients(&self, through: Endpoint, count: usize) -> Result<Vec<Client>> {
-        let name = match through {
-            Endpoint::Cluster => endpoint(PRIMARY),
-            Endpoint::Proxy => proxy_endpoint(PRIMARY),
-        };
+        let name = through.name();
         let client = |number: usize| {
             Client::start(ClientOptions {
                 name: name.clone(),
@@ -384,7 +434,48 @@ impl Stage {
     /// What the whole application saw so far.
     #[must_use]
     pub fn account(&self) -> Account {
-        Account::merged(self.application.iter().map(Client::account))
+        Account::merged(self.application.iter().map(Client::account).chain([self.stopped.clone()]))
+    }
+
+    /// What the whole application saw since a time.
+    #[must_use]
+    pub fn account_since(&self, since: SystemTime) -> Account {
+        let mut account = Account::merged(self.application.iter().map(|client| client.account_since(since)));
+        let before = self.stopped.acknowledged.iter().filter(|ack| ack.at >= since).copied();
+        account.acknowledged.splice(0..0, before);
+        account
+    }
+
+    /// Acknowledged writes and failed attempts of the whole application so far.
+    #[must_use]
+    pub fn counted(&self) -> (usize, usize) {
+        let counted = self.application.iter().map(Client::counted);
+        let stopped = (self.stopped.acknowledged.len(), self.stopped.failed.len());
+        counted.fold(stopped, |(acknowledged, failed), (a, f)| (acknowledged + a, failed + f))
+    }
+
+    /// The traffic that the application makes.
+    #[must_use]
+    pub const fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Makes other traffic from now on; none with no clients. What was seen before is kept.
+    ///
+    /// # Errors
+    /// When a client cannot be started.
+    pub fn set_traffic(&mut self, traffic: Traffic) -> Result<()> {
+        let stopped = std::mem::take(&mut self.application).into_iter().map(Client::stop);
+        self.stopped = Account::merged(stopped.chain([std::mem::take(&mut self.stopped)]));
+        // Numbers are used once.
+        self.client.first += FLEET_NUMBERS * 100;
+        self.client.pace = Duration::from_millis(traffic.pace_ms);
+        self.client.reads_percent = traffic.reads_percent;
+        self.client.name = traffic.through.name();
+        let connections = traffic.clients.div_ceil(2);
+        self.application = Client::start_fleet(&self.client, traffic.clients, connections, FLEET_NUMBERS)?;
+        self.traffic = traffic;
+        Ok(())
     }
 
     /// The longest time that any client of the application waited between two acknowledged writes, the second one after
@@ -561,8 +652,12 @@ impl Stage {
     /// When the process cannot be started.
     pub fn start_controller(&mut self, index: usize) -> Result<()> {
         let listen = self.metrics[index].to_string();
-        let controller =
-            self.spawn(&controller_name(index), "controller", &["serve", "--listen", &listen], &self.aws.url())?;
+        let dashboard = self.dashboards[index].to_string();
+        let mut arguments = vec!["serve", "--listen", &listen];
+        if let Some(demo_url) = &self.demo_url {
+            arguments.extend(["--dashboard", &dashboard, "--demo-url", demo_url]);
+        }
+        let controller = self.spawn(&controller_name(index), "controller", &arguments, &self.aws.url())?;
         self.controllers[index] = Some(controller);
         Ok(())
     }
@@ -613,6 +708,12 @@ impl Stage {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    /// Where the dashboards are, with the token that lets them give orders; each controller has one.
+    pub fn dashboard_urls(&self) -> impl Iterator<Item = String> {
+        let shown = self.demo_url.iter().flat_map(|_| &self.dashboards);
+        shown.map(|address| format!("http://{address}/#token={}", self.dashboard_token))
+    }
+
     /// How to look around from another terminal.
     #[must_use]
     pub fn describe(&self) -> String {
@@ -621,8 +722,9 @@ impl Stage {
             .into_iter()
             .map(|(key, value)| format!("export {key}={value}"))
             .collect();
+        let dashboards = self.dashboard_urls().map(|url| format!("dashboard     {url}\n")).collect::<String>();
         format!(
-            "public name   {PUBLIC_NAME} (dig -p {} @127.0.0.1 {PUBLIC_NAME})\n\
+            "{dashboards}public name   {PUBLIC_NAME} (dig -p {} @127.0.0.1 {PUBLIC_NAME})\n\
              websites      http://{}/ ({PRIMARY}) and http://{}/ ({SECONDARY})\n\
              PostgreSQL    port {} on {} ({PRIMARY}) and {} ({SECONDARY}), user app, database {CLUSTER}\n\
              packet loss   {}\n\
@@ -679,6 +781,7 @@ impl Stage {
             ("AWS_ACCESS_KEY_ID", key.into()),
             ("AWS_SECRET_ACCESS_KEY", "lab".into()),
             ("AWS_EC2_METADATA_DISABLED", "true".into()),
+            ("AURORA_FAILOVER_DASHBOARD_TOKEN", self.dashboard_token.clone()),
             ("AURORA_FAILOVER_CONFIG", config.display().to_string()),
         ]
     }

@@ -21,11 +21,14 @@ use anyhow::{Context as _, Result, bail};
 use aurora_failover::arc::RoutingControls;
 use aurora_failover::audit::report::Report;
 use aurora_failover::audit::what_if::Compared;
+use aurora_failover::board::Board;
 use aurora_failover::bus::EventBridge;
 use aurora_failover::canary::Outside;
 use aurora_failover::clock::SystemClock;
 use aurora_failover::cloudwatch::CloudWatch;
 use aurora_failover::config::{self, Settings};
+#[cfg(feature = "dashboard")]
+use aurora_failover::dashboard::{self, Access, Dashboard};
 use aurora_failover::database::Database;
 use aurora_failover::dns::Dns;
 use aurora_failover::effects::World;
@@ -50,6 +53,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+#[cfg(feature = "dashboard")]
+use std::sync::atomic::AtomicUsize;
 use tokio_util::sync::CancellationToken;
 
 /// An autonomous failover controller for Amazon Aurora PostgreSQL Global Database.
@@ -85,6 +90,15 @@ enum Command {
         /// Answer /healthz, /readyz and /metrics (Prometheus) here, such as 127.0.0.1:9464.
         #[arg(long, value_name = "ADDRESS", env = "AURORA_FAILOVER_LISTEN")]
         listen: Option<SocketAddr>,
+        /// Show the dashboard here, such as 127.0.0.1:9470. Beyond loopback, and for orders from the page, it needs a
+        /// token in AURORA_FAILOVER_DASHBOARD_TOKEN.
+        #[cfg(feature = "dashboard")]
+        #[arg(long, value_name = "ADDRESS", env = "AURORA_FAILOVER_DASHBOARD")]
+        dashboard: Option<SocketAddr>,
+        /// The control of a demonstration, for the dashboard.
+        #[cfg(feature = "dashboard")]
+        #[arg(long, value_name = "URL", env = "AURORA_FAILOVER_DEMO_URL", hide = true)]
+        demo_url: Option<String>,
         /// Print metrics to standard output once a minute, in CloudWatch's embedded format, instead of /metrics.
         #[arg(long)]
         emf: bool,
@@ -316,9 +330,28 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 
 async fn dispatch(command: Command) -> Result<()> {
     match command {
-        Command::Serve { file, log, listen, emf, vantage } => {
+        Command::Serve {
+            file,
+            log,
+            listen,
+            #[cfg(feature = "dashboard")]
+            dashboard,
+            #[cfg(feature = "dashboard")]
+            demo_url,
+            emf,
+            vantage,
+        } => {
             let _exporting = log.start()?;
-            serve(file.load()?, listen, emf, vantage.map(Vantage)).await
+            let beside = Beside {
+                listen,
+                emf,
+                vantage: vantage.map(Vantage),
+                #[cfg(feature = "dashboard")]
+                dashboard,
+                #[cfg(feature = "dashboard")]
+                demo_url,
+            };
+            serve(file.load()?, beside).await
         }
         Command::Canary {
             file,
@@ -421,9 +454,20 @@ fn show(text: &str) -> Result<()> {
     Ok(())
 }
 
-async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool, vantage: Option<Vantage>) -> Result<()> {
+/// What `serve` does beside deciding.
+struct Beside {
+    listen: Option<SocketAddr>,
+    emf: bool,
+    vantage: Option<Vantage>,
+    #[cfg(feature = "dashboard")]
+    dashboard: Option<SocketAddr>,
+    #[cfg(feature = "dashboard")]
+    demo_url: Option<String>,
+}
+
+async fn serve(settings: Settings, beside: Beside) -> Result<()> {
     let stop = stop_on_signal()?;
-    if let Some(vantage) = vantage {
+    if let Some(vantage) = beside.vantage {
         is_known(&settings, &vantage)?;
         let probing = probe(settings.clone(), vantage, stop.clone());
         tokio::spawn(async move {
@@ -432,20 +476,35 @@ async fn serve(settings: Settings, listen: Option<SocketAddr>, emf: bool, vantag
             }
         });
     }
-    let health = Arc::new(Health::default());
-    let metrics = if emf { telemetry::print_embedded(stop.clone())? } else { telemetry::collect(stop.clone())? };
-    if let Some(listen) = listen {
+    let (health, board) = (Arc::new(Health::default()), Arc::new(Board::default()));
+    let metrics = if beside.emf { telemetry::print_embedded(stop.clone())? } else { telemetry::collect(stop.clone())? };
+    if let Some(listen) = beside.listen {
         telemetry::serve(listen, metrics, Arc::clone(&health), clock::now, stop.clone()).await?;
     }
     let (sdk, store) = store(&settings).await;
     let (world, store) = (world(&settings, &sdk)?, Arc::new(store));
+    #[cfg(feature = "dashboard")]
+    if let Some(listen) = beside.dashboard {
+        let dashboard = Dashboard {
+            access: Access::new(listen, settings.dashboard_token.0.as_deref())?,
+            board: Arc::clone(&board),
+            store: Arc::clone(&store),
+            world: world.clone(),
+            bus: Arc::new(EventBridge::new(&sdk, &settings.operator_bus)),
+            settings: settings.clone(),
+            demo_url: beside.demo_url,
+            watchers: AtomicUsize::new(0),
+            demo: tokio::sync::watch::Sender::default(),
+        };
+        dashboard::serve(listen, dashboard, stop.clone()).await?;
+    }
     let decoder = Arc::new(Decoder::new(&settings.clusters));
     let mut inboxes = Vec::new();
     for (channel, queue) in [(Channel::Evidence, &settings.queue), (Channel::Operator, &settings.operator_queue)] {
         let queue = Sqs::open(&sdk, queue, &settings.dead_letter_queue).await?;
         inboxes.push(Inbox::new(Arc::new(queue), channel, Arc::clone(&decoder)));
     }
-    controller::run(settings, store, world, inboxes, health, stop).await;
+    controller::run(settings, store, world, inboxes, health, board, stop).await;
     Ok(())
 }
 

@@ -3,28 +3,24 @@
 use super::{ConfigFile, Format, show, show_as, store, world};
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::explain;
-use aurora_failover::bus::{Bus as _, EventBridge, OPERATOR_SOURCE, Outgoing};
+use aurora_failover::bus::EventBridge;
 use aurora_failover::config::Settings;
 use aurora_failover::effects::World;
-use aurora_failover::envelope::{COMMAND_DETAIL_TYPE, command_detail};
-use aurora_failover::rehearse::{Rehearsal, rehearse};
+use aurora_failover::rehearse::rehearse;
 use aurora_failover::store::{DynamoDb, HistoryRow, Item, Path, Store as _};
 use aurora_failover::turn::{Before, new_row};
-use aurora_failover::{clock, identity};
+use aurora_failover::{clock, identity, orders};
 use clap::{Args, Subcommand, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
 use statemachine::{
-    ClusterId, Command, ControllerId, Envelope, EpisodeOutcome, Event, EventId, Mode, Order, Region, Rule, Verdict,
-    invariants, step,
+    ClusterId, Command, ControllerId, Envelope, EpisodeOutcome, Event, EventId, Mode, Order, Region, Rule, invariants,
+    step,
 };
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
-
-/// How long to wait for the answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long to follow what was begun.
 const FOLLOW_WITHIN: Duration = Duration::from_secs(3600);
@@ -284,7 +280,7 @@ pub(super) async fn carry_out(given: Override, telling: &mut Telling) -> Result<
         telling.tell(explain::record(&item.record, item.record.last_now).join("\n"))?;
         telling.tell(format!("\nThe world now\n{}", situation(&settings, &world, &item).await.join("\n")))?;
         let rehearsal = rehearse(&world, &item, Event::Command(command.clone())).await;
-        telling.tell(format!("\nWith `{}`\n{}", command.order.name(), outlook(&rehearsal).join("\n")))?;
+        telling.tell(format!("\nWith `{}`\n{}", command.order.name(), rehearsal.outlook().join("\n")))?;
         if given.dry_run {
             telling.tell("\nNothing was sent.")?;
             return Ok(if rehearsal.refused() { Ended::Refused } else { Ended::NothingSent });
@@ -296,18 +292,18 @@ pub(super) async fn carry_out(given: Override, telling: &mut Telling) -> Result<
     if given.direct {
         return direct(&store, &cluster, command, telling).await;
     }
-    let detail = command_detail(&cluster, clock::now(), &command);
-    let event = Outgoing { source: OPERATOR_SOURCE, detail_type: COMMAND_DETAIL_TYPE, detail };
-    let sent = EventBridge::new(&sdk, &settings.operator_bus).publish(&[event]).await;
-    sent.context("the order was not sent; if EventBridge is down, --direct writes it straight into the table")?;
-    let Some(row) = answer(&store, &cluster, &command.nonce).await? else {
+    let bus = EventBridge::new(&sdk, &settings.operator_bus);
+    let answer = orders::give(&bus, &store, &cluster, &command).await;
+    let answer = answer.context("if EventBridge is down, --direct writes an order straight into the table")?;
+    let Some(row) = answer else {
         telling.tell(format!(
-            "no answer within {ANSWER_WITHIN:?}: is a controller running on queue {}? The order expires by itself",
+            "no answer within {:?}: is a controller running on queue {}? The order expires by itself",
+            orders::ANSWER_WITHIN,
             settings.operator_queue
         ))?;
         return Ok(Ended::NoAnswer);
     };
-    let refused = row.rule == Rule::CommandRefused;
+    let refused = orders::is_refused(&row);
     telling.tell(verdict(&row, refused))?;
     if refused {
         return Ok(Ended::Refused);
@@ -363,27 +359,6 @@ pub(super) async fn situation(settings: &Settings, world: &World, item: &Item) -
     said
 }
 
-/// What would be decided and done.
-pub(super) fn outlook(rehearsal: &Rehearsal) -> Vec<String> {
-    let mut said = Vec::new();
-    for decision in &rehearsal.decisions {
-        said.push(format!("it would decide: {}", decision.rule.sentence()));
-        said.extend(decision.answer.iter().map(|answer| format!("  and answer: {answer}")));
-        said.extend(decision.guards.iter().map(|guard| format!("  {}", explain::guard(guard))));
-        if decision.verdict == Verdict::Moved {
-            said.push(format!("  and be {}", decision.record.state.name()));
-        }
-    }
-    if let Some(hold) = rehearsal.record().and_then(|record| record.hold.as_ref()) {
-        said.push(format!("it would hold: {}; to go on: {}", hold.detail, hold.release));
-    }
-    said.extend(rehearsal.next.iter().map(|effect| format!("it would then {}", explain::effect(effect))));
-    if rehearsal.next.is_empty() && !rehearsal.refused() {
-        said.push("it would do nothing outside".into());
-    }
-    said
-}
-
 fn confirmed(cluster: &ClusterId) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("there is no terminal to ask on; pass --yes");
@@ -393,21 +368,6 @@ fn confirmed(cluster: &ClusterId) -> Result<bool> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     Ok(line.trim() == cluster.as_str())
-}
-
-/// Waits until the command stands in the history.
-async fn answer(store: &DynamoDb, cluster: &ClusterId, nonce: &str) -> Result<Option<HistoryRow>> {
-    /// Rows that are looked through.
-    const ROWS: usize = 50;
-    let began = Instant::now();
-    let is_ours = |row: &HistoryRow| matches!(&row.event.event, Event::Command(command) if command.nonce == nonce);
-    while began.elapsed() < ANSWER_WITHIN {
-        if let Some(row) = store.newest(cluster, ROWS).await?.into_iter().find(is_ours) {
-            return Ok(Some(row));
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(None)
 }
 
 /// Tells every turn that moves something, until the episode settles, holds or ends.
@@ -470,7 +430,7 @@ async fn direct(store: &DynamoDb, cluster: &ClusterId, mut command: Command, tel
             other => other?,
         }
         store.append(&next.row).await?;
-        let refused = next.row.rule == Rule::CommandRefused;
+        let refused = orders::is_refused(&next.row);
         telling.tell(verdict(&next.row, refused))?;
         telling.tell("It was written straight into the table; a controller carries it out when it next looks.")?;
         return Ok(if refused { Ended::Refused } else { Ended::Done });

@@ -87,7 +87,7 @@ impl Plan {
             order: order.name(),
             world: override_::situation(&settings, &world, &item).await,
             obstacles: explain::obstacles(&item.record, clock::now()),
-            decisions: override_::outlook(&rehearsal),
+            decisions: rehearsal.outlook(),
             would_do: rehearsal.next,
             expected_ms: expected(&past, kind),
             goes_through,

@@ -273,7 +273,18 @@ impl Simulation {
                 let inboxes = vec![inbox(0, Channel::Evidence), inbox(1, Channel::Operator)];
                 let stop = CancellationToken::new();
                 let store: Arc<Process> = Arc::clone(&process);
-                (stop.clone(), tokio::spawn(controller::run(settings, store, world, inboxes, Arc::default(), stop)))
+                (
+                    stop.clone(),
+                    tokio::spawn(controller::run(
+                        settings,
+                        store,
+                        world,
+                        inboxes,
+                        Arc::default(),
+                        Arc::default(),
+                        stop,
+                    )),
+                )
             };
             let (stop, mut task) = running;
             // Now and then somebody stops it politely.

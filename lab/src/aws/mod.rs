@@ -217,8 +217,8 @@ impl Aws {
     ///
     /// # Errors
     /// When it is no policy.
-    pub fn put_role_policy(&self, role: &str, policy: &str) -> anyhow::Result<()> {
-        let put = self.front.iam.put_role_policy(role, "lab", policy);
+    pub fn put_role_policy(&self, role: &str, name: &str, policy: &str) -> anyhow::Result<()> {
+        let put = self.front.iam.put_role_policy(role, name, policy);
         put.map_err(|refusal| anyhow::anyhow!("{}: {}", refusal.code, refusal.message))
     }
 
