@@ -4,7 +4,7 @@
 use super::node;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
@@ -60,6 +60,7 @@ async fn sample(
     database: String,
     samples: Arc<Mutex<VecDeque<LagSample>>>,
 ) {
+    let began = Instant::now();
     let mut session: Option<(u16, Client)> = None;
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -79,6 +80,10 @@ async fn sample(
         let Ok(Some((client, lag))) = asked.await else { continue };
         session = Some((port, client));
         let Some(ms) = lag.and_then(|lag| u64::try_from(lag).ok()) else { continue };
+        // Until the first commit of this lab arrives, the newest one is of when its servers were prepared.
+        if Duration::from_millis(ms) > began.elapsed() {
+            continue;
+        }
         let mut samples = samples.lock().expect("no panic while it is held");
         if samples.len() == KEPT_MAX {
             samples.pop_front();
