@@ -467,6 +467,37 @@ impl Table {
     }
 }
 
+/// Where the browser is; Debian's package has the first name.
+#[cfg(feature = "dashboard")]
+fn browser() -> PathBuf {
+    let named = std::env::var_os("CHROMIUM").map(PathBuf::from);
+    let usual = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].map(PathBuf::from);
+    named
+        .into_iter()
+        .chain(usual)
+        .find(|path| path.exists())
+        .expect("a browser: run scripts/setup test, or set CHROMIUM")
+}
+
+#[test]
+#[cfg(feature = "dashboard")]
+fn both_demonstrations_orders_and_a_killed_controller_in_a_real_browser() {
+    let _machine = alone();
+    let tools = std::env::var_os("AURORA_FAILOVER_TOOLS")
+        .expect("run the tests by scripts/test, which installs what they need");
+    let (_lab, _, environment) = start_with_environment();
+    let (_, url) = environment.iter().find(|(name, _)| name == "DASHBOARD").expect("the lab names its dashboard");
+    let pictures = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("dashboard");
+    fs::create_dir_all(&pictures).expect("a directory for pictures");
+    let mut node = Command::new("node");
+    node.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dashboard/drive.mjs")).arg(url).arg(&pictures);
+    let output = node.env("AURORA_FAILOVER_TOOLS", tools).env("CHROMIUM", browser()).output().expect("node starts");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "pictures are in {}:\n{said}", pictures.display());
+    println!("{said}");
+}
+
 #[test]
 fn nothing_of_a_lab_listens_beyond_loopback() {
     let _machine = alone();

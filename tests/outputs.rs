@@ -153,7 +153,7 @@ fn every_view_of_a_recorded_failover_is_as_it_was_approved() {
 }
 
 /// A quiet life: a row every 30 s until now, each follows the one before.
-async fn live_quietly(recording: &Recording, count: u64) {
+async fn live_quietly(recording: &Recording, count: u64) -> statemachine::Timestamp {
     let store = recording.store().await;
     let began = aurora_failover::clock::now().0 - count * QUIET_ROW_EVERY_MS;
     let mut previous_hash = String::new();
@@ -170,6 +170,7 @@ async fn live_quietly(recording: &Recording, count: u64) {
         async move { store.append(&row).await.expect("DynamoDB takes it") }
     };
     futures::stream::iter(rows).map(write).buffer_unordered(32).collect::<()>().await;
+    statemachine::Timestamp(began + count * QUIET_ROW_EVERY_MS)
 }
 
 /// Pause between two quiet rows.
@@ -204,12 +205,13 @@ fn measured(recording: &Recording, arguments: &[&str]) -> (Duration, u64, String
 /// What is asked of the history costs by what is answered, and not by what there is.
 fn ask_a_history_of(count: u64) {
     let recording = Recording::empty();
-    recording.runtime.block_on(live_quietly(&recording, count));
+    let newest = recording.runtime.block_on(live_quietly(&recording, count));
+    let ago = |hours: u64| aurora_failover::clock::rfc3339(statemachine::Timestamp(newest.0 - hours * 3_600_000));
     let aws = recording.aws.as_ref().expect("it runs");
     let queries = || aws.calls().iter().filter(|call| call.action == "Query").count();
     let before = queries();
     let (took, kib, said) =
-        measured(&recording, &["history", "--cluster", "orders", "--since", "1h", "--limit", "1000"]);
+        measured(&recording, &["history", "--cluster", "orders", "--since", &ago(1), "--limit", "1000"]);
     let asked = queries() - before;
     let (found, searched) = (said.lines().count(), count.ilog2() as usize + 4);
     println!("history --since 1h of {count} rows: {} ms, {kib} KiB, {asked} queries", took.as_millis());
@@ -219,7 +221,7 @@ fn ask_a_history_of(count: u64) {
     let kept = tempfile::tempdir().expect("a directory");
     let file = kept.path().join("rows.jsonl");
     let to = file.to_str().expect("text");
-    let short = ["audit", "export", "--format", "json", "--since", "10h", "--to", to];
+    let short = ["audit", "export", "--format", "json", "--since", &ago(10), "--to", to];
     let (_, some_kib, _) = measured(&recording, &short);
     let (took, all_kib, _) = measured(&recording, &["audit", "export", "--format", "json", "--to", to]);
     println!("audit export of {count} rows: {} ms, {all_kib} KiB; of 1200 rows: {some_kib} KiB", took.as_millis());

@@ -6,13 +6,15 @@
 //! heal all                         undoes everything
 //! traffic 8 20ms proxy             so many clients, a statement each so often, through name, cluster or proxy
 //! traffic stop                     silence
+//! switchover, failover-in-region   orders to the product, as an operator gives them
+//! restart-controller               SIGKILL, and a new start after three seconds
 //! status                           who is the writer, what the record says, what is broken
 //! ```
 //!
 //! What is broken and healed can be written into a trace, which `lab replay` does again.
 
 use crate::scenario::{Breakage, Condition, Expect, Scenario, StageSection, Step};
-use crate::stage::{Endpoint, PRIMARY, SECONDARY, Stage, StageOptions, Traffic};
+use crate::stage::{CLUSTER, Endpoint, PRIMARY, SECONDARY, Stage, StageOptions, Traffic};
 use crate::{demo, drill, reaper};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum as _;
@@ -29,6 +31,9 @@ const SOCKET: &str = "control.sock";
 
 /// Pause between two writings of a trace.
 const TRACE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a controller that is restarted is away.
+const CONTROLLER_AWAY: Duration = Duration::from_secs(3);
 
 /// Longest line that is read.
 const LINE_BYTES_MAX: u64 = 1_000;
@@ -169,6 +174,18 @@ async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, line: &str) -> R
                 0 => "the application is silent".to_owned(),
                 clients => format!("{clients} clients, a statement each {} ms", traffic.pace_ms),
             })
+        }
+        "failover-in-region" | "switchover" => {
+            let order = ["override", CLUSTER, verb, "--reason", "demonstration", "--yes", "--no-wait"];
+            let (code, said) = stage.product(&order.map(str::to_owned)).await?;
+            ensure!(code == 0, "{}", said.trim());
+            Ok(said.trim().to_owned())
+        }
+        "restart-controller" => {
+            stage.kill_controller(0).await?;
+            tokio::time::sleep(CONTROLLER_AWAY).await;
+            stage.start_controller(0)?;
+            Ok("the controller was killed, and started again".into())
         }
         demo::STATE => Ok(demo::describe(stage, broken).to_string()),
         "heal" => {

@@ -2,7 +2,7 @@
 
 use crate::audit::explain;
 use crate::board::Known;
-use crate::store::{HistoryRow, SeenProbe};
+use crate::store::HistoryRow;
 use schemars::JsonSchema;
 use serde::Serialize;
 use statemachine::{Epoch, Event, GuardResult, Record, Region, Rule, Timestamp, Vantage, Verdict};
@@ -138,6 +138,8 @@ pub struct ObservedView {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct HoldView {
+    /// The reason, by name.
+    pub reason: &'static str,
     /// What for.
     pub detail: String,
     /// What releases it.
@@ -227,15 +229,6 @@ impl From<&HistoryRow> for TurnView {
             moved: row.verdict == Verdict::Moved,
         }
     }
-}
-
-/// A probe of the primary.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub struct ProbeView {
-    /// As the vantage saw it.
-    #[serde(flatten)]
-    pub seen: SeenProbe,
 }
 
 impl Summary {
@@ -369,10 +362,11 @@ impl Detail {
             members: members.collect(),
             routes: routes.collect(),
             observed: observed.collect(),
-            hold: record
-                .hold
-                .as_ref()
-                .map(|hold| HoldView { detail: hold.detail.clone(), release: hold.release.to_string() }),
+            hold: record.hold.as_ref().map(|hold| HoldView {
+                reason: hold.reason.name(),
+                detail: hold.detail.clone(),
+                release: hold.release.to_string(),
+            }),
             obstacles: explain::obstacles(record, now),
             sentences: explain::record(record, now),
             episode,

@@ -82,6 +82,9 @@ pub(crate) fn start_with_environment() -> (Running, PathBuf, Vec<(String, String
         if let Some(path) = line.strip_prefix("logs ") {
             dir = PathBuf::from(path.trim());
         }
+        if let Some(url) = line.strip_prefix("dashboard ") {
+            environment.push(("DASHBOARD".to_owned(), url.trim().to_owned()));
+        }
         let exported = line.strip_prefix("export ").and_then(|export| export.split_once('='));
         environment.extend(exported.map(|(name, value)| (name.to_owned(), value.to_owned())));
         if line.ends_with(" status") {

@@ -25,7 +25,7 @@ export function chart(title, unit, series, options = {}) {
       scales: { x: { time: true }, y: { range: options.range ?? ((_, min, max) => [Math.min(0, min ?? 0), Math.max(max ?? 1, 1) * 1.1]) } },
       axes: [{ ...axis, values: (_, ticks) => ticks.map((at) => time(at, false).slice(0, 8)), space: 90 }, { ...axis, size: options.size ?? 60, values: options.values, splits: options.splits, label: undefined }],
       series: [{ label: "time", value: (_, at) => (at ? time(at, false).slice(0, 8) : "–") },
-        ...series.map(([label, variable, more]) => ({ label, stroke: colour(variable), width: 2, points: { show: false }, value: (_, v) => (v === null || v === undefined ? "–" : `${Math.round(v)} ${unit}`), ...more?.(colour(variable)) }))],
+        ...series.map(([label, variable, more]) => ({ label, stroke: colour(variable), width: 2, spanGaps: true, points: { show: false }, value: (_, v) => (v === null || v === undefined ? "–" : `${Math.round(v)} ${unit}`), ...more?.(colour(variable)) }))],
     }, data, place);
   }
 

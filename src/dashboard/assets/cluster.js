@@ -23,12 +23,14 @@ export async function clusterView(id, fleet) {
   const lagSeen = [];
 
   const headline = h("div");
-  const picture = h("section", { class: "card span-7" });
-  const states = h("section", { class: "card", "aria-label": "The way through the states" });
+  const wide = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Map" });
+  const picture = h("section", { class: "card span-7" }, h("h2", {}, "Where everything is"), wide);
+  const steps = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "States" });
   const story = h("ol", { class: "story", tabindex: "0", "aria-label": "What happened, newest first" });
   const guards = h("ul", { class: "guards" });
   const why = h("ul", { class: "guards" });
-  const announced = h("p", { class: "small soft", "aria-live": "polite" });
+  const announced = h("p", { class: "unseen", "aria-live": "polite" });
+  const states = h("section", { class: "card", "aria-label": "The way through the states" }, steps, announced);
   const orders = fleet["may-order"] ? orderPanel(id, () => detail) : null;
   const controls = fleet.demo && fleet["may-order"] ? demoPanel(() => detail) : null;
 
@@ -36,7 +38,8 @@ export async function clusterView(id, fleet) {
     ["writes in " + (detail.members[0]?.region ?? "a"), "--a", null], ["writes in " + (detail.members[1]?.region ?? "b"), "--b", null],
     ["failed attempts", "--bad", (stroke) => ({ fill: `${stroke}44` })]]);
   const latency = chart("Slowest write of each second", "ms", [["slowest", "--busy", null]]);
-  const lag = chart("Replication lag", "ms", [["lag of the secondary", "--a", null]]);
+  const lag = chart("Replication lag", "ms", [
+    ["lag of " + (detail.members[0]?.region ?? "a"), "--a", null], ["lag of " + (detail.members[1]?.region ?? "b"), "--b", null]]);
   const names = detail.vantages.map((vantage) => vantage.name);
   const seen = chart("What each vantage sees of the primary's writes", "", [
     ["committed", "--good", dots], ["failed", "--bad", dots], ["cut off itself", "--calm", dots]], {
@@ -59,7 +62,7 @@ export async function clusterView(id, fleet) {
     }
     const notes = [...detail.notes];
     const banners = [];
-    if (detail.hold) banners.push(h("p", { class: "banner", role: "alert" }, h("strong", {}, "It waits: "), detail.hold.detail, ". ", h("strong", {}, "To go on: "), detail.hold.release));
+    if (detail.hold) banners.push(h("p", { class: "banner", role: "alert" }, h("strong", {}, `It waits (${detail.hold.reason}): `), detail.hold.detail, ". ", h("strong", {}, "To go on: "), detail.hold.release));
     for (const note of notes.filter((note) => !note.startsWith("holding"))) banners.push(h("p", { class: "banner stale" }, note));
     if (!detail.live) banners.push(h("p", { class: "small soft" }, "As the table says: another controller hears the vantages."));
     headline.replaceChildren(h("h1", {}, detail.cluster), ...banners,
@@ -76,10 +79,10 @@ export async function clusterView(id, fleet) {
   }
 
   function renderPictures() {
-    picture.replaceChildren(h("h2", {}, "Where everything is"), map(detail, demo));
+    wide.replaceChildren(map(detail, demo));
     const current = detail.episode?.id ?? turns.find((turn) => turn.episode)?.episode;
     const been = turns.filter((turn) => turn.episode === current && turn.from !== turn.to).reverse().map((turn) => turn.from);
-    states.replaceChildren(stateDiagram(detail.state, been), announced);
+    steps.replaceChildren(stateDiagram(detail.state, been));
     const sentences = detail.obstacles.length ? detail.obstacles : ["Nothing would keep it from failing over by itself."];
     why.replaceChildren(...sentences.map((line) => h("li", { class: detail.obstacles.length ? "stop" : "pass" }, line)));
   }
@@ -88,7 +91,10 @@ export async function clusterView(id, fleet) {
     const told = turns.filter((turn) => turn.moved || turn.from !== turn.to || turn.guards.length || ["command", "rds", "alarm"].includes(turn.event) || ["rerouted", "fenced"].includes(turn.rule));
     const begins = new Map();
     for (const turn of turns) if (turn.episode) begins.set(turn.episode, turn.at);
-    story.replaceChildren(...told.slice(0, 60).map((turn) => {
+    // A hold that is looked at again is one hold.
+    const refused = (turn) => turn?.rule === "guard-refused" && turn.guards.filter((guard) => !guard.pass).map((guard) => guard.guard).join();
+    const once = told.filter((turn, index) => !refused(turn) || refused(turn) !== refused(told[index + 1]));
+    story.replaceChildren(...once.slice(0, 60).map((turn) => {
       const began = begins.get(turn.episode);
       const elapsed = turn.episode && began !== undefined ? `+${((turn.at - began) / 1000).toFixed(3)} s` : time(turn.at, false).slice(0, 8);
       return h("li", {}, h("time", { datetime: new Date(turn.at).toISOString(), title: time(turn.at) }, elapsed),
@@ -96,7 +102,8 @@ export async function clusterView(id, fleet) {
           h("p", { class: "small soft" }, turn.answer ? `${turn.actor}: ${turn.answer}` : turn.actor),
           h("details", { class: "small" }, h("summary", {}, `version ${turn.version}`), h("p", {}, turn.detail))));
     }));
-    const asked = turns.find((turn) => turn.guards.length);
+    const deciding = ["guards-passed", "guard-refused", "adopted"];
+    const asked = turns.find((turn) => turn.guards.length && deciding.includes(turn.rule)) ?? turns.find((turn) => turn.guards.length);
     guards.replaceChildren(...(asked?.guards ?? []).map((guard) => h("li", { class: guard.pass ? "pass" : "stop" },
       h("strong", {}, guard.guard), " ", h("span", { class: "small soft" }, inputs(guard)))));
     if (!asked) guards.replaceChildren(h("li", { class: "soft" }, "Nothing has been decided lately."));
@@ -115,22 +122,21 @@ export async function clusterView(id, fleet) {
   }
 
   function renderLag() {
-    if (demo?.lag?.length) {
-      const secondary = demo.lag.filter(([, region]) => region !== detail.primary);
-      lag.set([secondary.map(([at]) => at), secondary.map(([, , ms]) => ms)]);
-      return;
-    }
     for (const one of detail.lag) {
-      if (lagSeen.at(-1)?.[0] !== one.at && (lagSeen.at(-1)?.[0] ?? 0) < one.at) lagSeen.push([one.at, one.ms]);
+      if (!lagSeen.some(([at, region]) => at === one.at && region === one.region)) lagSeen.push([one.at, one.region, one.ms]);
     }
-    lag.set([lagSeen.map(([at]) => at), lagSeen.map(([, ms]) => ms)]);
+    const from = now() - PROBES_SHOWN_MS;
+    while (lagSeen.length && lagSeen[0][0] < from) lagSeen.shift();
+    const known = demo?.lag?.length ? demo.lag : lagSeen;
+    const of = (member) => known.map(([, region, ms]) => (region === member?.region ? ms : null));
+    lag.set([known.map(([at]) => at), of(detail.members[0]), of(detail.members[1])]);
   }
 
   function renderTraffic() {
     if (!demo?.slices) return;
     const column = (index) => demo.slices.map((slice) => slice[index]);
     writes.set([column(0), column(1), column(2), column(3)],
-      `${demo.totals.acknowledged} writes acknowledged, ${demo.totals.failed} attempts failed so far; longest time without a write in the last three minutes: ${span(demo["gap-ms"])}.`);
+      `${demo.totals.acknowledged} writes acknowledged, ${demo.totals.failed} attempts failed so far; longest time without a write in the last three minutes: ${span(Math.max(demo["gap-ms"], demo.traffic.clients ? now() - (demo["last-acknowledged"] ?? now()) : 0))}.`);
     latency.set([column(0), column(4)]);
   }
 
@@ -148,8 +154,8 @@ export async function clusterView(id, fleet) {
   }
 
   const element = h("div", {}, headline, h("div", { class: "grid" },
-    states, controls?.element, picture,
-    h("section", { class: "card span-5" }, h("h2", {}, "What happened"), story),
+    states, picture,
+    h("section", { class: "card span-5" }, h("h2", {}, "What happened"), story), controls?.element,
     h("section", { class: "card span-7" }, h("h2", {}, "The guards of the last decision"), guards),
     h("section", { class: "card span-5" }, h("h2", {}, "Would it fail over by itself?"), why),
     fleet.demo ? [writes.element, latency.element] : "", seen.element, lag.element, list,

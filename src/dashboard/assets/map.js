@@ -17,11 +17,11 @@ export function stateDiagram(now, been) {
     const [a, b] = [STATES[index], STATES[index + 1]];
     return edge(from, b[0], `M ${a[1] + half(from)} 40 L ${b[1] - half(b[0]) - 7} 40`);
   });
-  edges.push(edge("suspect", "healthy", "M 210 58 C 200 88, 90 88, 74 64"));
-  edges.push(edge("confirmed-down", "healthy", "M 370 58 C 350 108, 90 108, 68 64"));
-  edges.push(edge("stable", "healthy", "M 820 58 C 790 128, 90 128, 62 64"));
+  edges.push(edge("suspect", "healthy", "M 210 58 C 200 84, 110 84, 92 62"));
+  edges.push(edge("confirmed-down", "healthy", "M 370 58 C 350 100, 96 100, 76 63"));
+  edges.push(edge("stable", "healthy", "M 820 58 C 790 118, 80 118, 58 64"));
   return s("svg", { class: "states", viewBox: "0 0 900 112", role: "img", "aria-label": `State ${now}; path ${path.join(", ")}` },
-    s("defs", {}, s("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto-start-reverse" },
+    s("defs", {}, s("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto-start-reverse" },
       s("path", { d: "M 0 0 L 8 4 L 0 8 z" }))),
     edges,
     STATES.map(([name, x]) => s("g", {},
