@@ -38,7 +38,7 @@ use tracing::{Instrument as _, debug, error, info, info_span, warn};
 const CONFLICTS_MAX: u32 = 10;
 
 /// Length of the lease where no cluster says.
-const LEASE_DEFAULT_MS: u64 = 30_000;
+pub const LEASE_DEFAULT_MS: u64 = 30_000;
 
 /// Pause before an unusable store is asked again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);

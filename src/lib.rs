@@ -15,6 +15,7 @@ pub mod clock;
 pub mod cloudwatch;
 pub mod config;
 pub mod controller;
+pub mod cost;
 #[cfg(feature = "dashboard")]
 pub mod dashboard;
 pub mod database;

@@ -141,6 +141,9 @@ fn every_view_of_a_recorded_failover_is_as_it_was_approved() {
         insta::assert_snapshot!(name, recording.good(arguments));
     }
 
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/aurora-failover.example.toml");
+    insta::assert_snapshot!("cost", recording.good(&["cost", "--config", example]));
+    checked(&recording.environment, "output-cost", &["cost"]);
     checked(&recording.environment, "output-status", &["status"]);
     checked(&recording.environment, "output-history", &["history"]);
     checked(&recording.environment, "output-episode", &["episode", id]);

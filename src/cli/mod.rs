@@ -1,6 +1,7 @@
 //! The command line: what it accepts, and which module does it.
 
 mod audit;
+mod cost;
 mod dlq;
 mod doctor;
 mod drill;
@@ -27,6 +28,7 @@ use aurora_failover::canary::Outside;
 use aurora_failover::clock::SystemClock;
 use aurora_failover::cloudwatch::CloudWatch;
 use aurora_failover::config::{self, Settings};
+use aurora_failover::cost::Bill;
 #[cfg(feature = "dashboard")]
 use aurora_failover::dashboard::{self, Access, Dashboard};
 use aurora_failover::database::Database;
@@ -169,6 +171,8 @@ enum Command {
     Drill(drill::Drill),
     /// Show what a failover or switchover now would do, step by step, without doing it.
     Plan(plan::Plan),
+    /// What a healthy month costs with this configuration, item by item.
+    Cost(cost::Cost),
     /// Look at messages that could not be used, and send them on their way again.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
@@ -253,6 +257,7 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ("output-override", schema_for!(override_::Outcome)),
         ("output-plan", schema_for!(plan::Planned)),
         ("output-doctor", schema_for!(Vec<doctor::Finding>)),
+        ("output-cost", schema_for!(Bill)),
         ("output-dlq-list", schema_for!(Vec<dlq::Shown>)),
     ]);
     all
@@ -384,6 +389,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Episodes(command) => command.run().await,
         Command::Episode(command) => command.run().await,
         Command::Explain(command) => command.run().await,
+        Command::Cost(command) => command.run(),
         Command::Dlq(command) => dlq::run(command).await,
         Command::Override(_)
         | Command::Audit(_)
