@@ -45,10 +45,32 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// How to probe.
     pub canary: CanarySettings,
-    /// Who may give orders on the dashboard.
-    pub dashboard_token: Token,
+    /// Who may look at the dashboard, and give orders on it.
+    pub dashboard: DashboardSettings,
     /// The clusters.
     pub clusters: Vec<ClusterSettings>,
+}
+
+/// Who may look at the dashboard, and give orders on it.
+#[derive(Debug, Clone, Default)]
+pub struct DashboardSettings {
+    /// Whoever has it may do both.
+    pub token: Token,
+    /// A load balancer that asks an OIDC provider who somebody is.
+    pub balancer: Option<BalancerSettings>,
+}
+
+/// A load balancer that identifies people.
+#[derive(Debug, Clone)]
+pub struct BalancerSettings {
+    /// Whose signature counts.
+    pub arn: Arn,
+    /// The claim that names a person.
+    pub claim: String,
+    /// Who may give orders.
+    pub operators: Vec<String>,
+    /// Where its public keys are, without the id of the key.
+    pub keys_url: String,
 }
 
 /// A token from the environment; never shown.
@@ -311,7 +333,25 @@ struct File {
     #[serde(default)]
     canary: CanarySection,
     #[serde(default)]
+    dashboard: DashboardSection,
+    #[serde(default)]
     cluster: Vec<ClusterSection>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct DashboardSection {
+    load_balancer: Option<BalancerSection>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct BalancerSection {
+    arn: String,
+    claim: Option<String>,
+    #[serde(default)]
+    operators: Vec<String>,
+    keys_url: Option<String>,
 }
 
 fn default_name() -> String {
@@ -673,8 +713,26 @@ impl Check {
             nameservers,
             database: self.database(file.database, environment),
             canary,
-            dashboard_token: Token(environment(DASHBOARD_TOKEN_ENV).filter(|token| !token.is_empty())),
+            dashboard: DashboardSettings {
+                token: Token(environment(DASHBOARD_TOKEN_ENV).filter(|token| !token.is_empty())),
+                balancer: file.dashboard.load_balancer.map(|section| self.balancer(section)),
+            },
             clusters,
+        }
+    }
+
+    fn balancer(&mut self, section: BalancerSection) -> BalancerSettings {
+        let arn = Arn(section.arn);
+        if arn.region().is_empty() {
+            let fix = "must be the ARN of the application load balancer";
+            self.problem("dashboard.load-balancer.arn", format!("{:?}", arn.0), fix);
+        }
+        let usual = format!("https://public-keys.auth.elb.{}.amazonaws.com", arn.region());
+        BalancerSettings {
+            claim: section.claim.unwrap_or_else(|| "email".into()),
+            operators: section.operators,
+            keys_url: section.keys_url.unwrap_or(usual),
+            arn,
         }
     }
 

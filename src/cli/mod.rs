@@ -492,7 +492,7 @@ async fn serve(settings: Settings, beside: Beside) -> Result<()> {
     #[cfg(feature = "dashboard")]
     if let Some(listen) = beside.dashboard {
         let dashboard = Dashboard {
-            access: Access::new(listen, settings.dashboard_token.0.as_deref())?,
+            access: Access::new(listen, &settings.dashboard)?,
             board: Arc::clone(&board),
             store: Arc::clone(&store),
             world: world.clone(),
@@ -501,6 +501,7 @@ async fn serve(settings: Settings, beside: Beside) -> Result<()> {
             demo_url: beside.demo_url,
             watchers: AtomicUsize::new(0),
             demo: tokio::sync::watch::Sender::default(),
+            limits: dashboard::Limits::default(),
         };
         dashboard::serve(listen, dashboard, stop.clone()).await?;
     }

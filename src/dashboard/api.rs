@@ -1,5 +1,6 @@
 //! The API behind the page: JSON over HTTP, documented at `/api/openapi.json`.
 
+use super::access::{self, Person};
 use super::view::{Detail, Summary, TurnView};
 use super::{Dashboard, feed};
 use crate::audit::explain;
@@ -8,7 +9,7 @@ use crate::clock;
 use crate::orders;
 use crate::rehearse::rehearse;
 use crate::store::{EpisodeEntry, HistoryRow, Path, SeenProbe};
-use axum::extract::{Json, Path as UrlPath, Query, Request, State};
+use axum::extract::{Extension, Json, Path as UrlPath, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -155,20 +156,36 @@ pub(super) fn routes(dashboard: Arc<Dashboard>, stop: CancellationToken) -> Rout
         .with_state(dashboard)
 }
 
-/// Nobody without leave comes further.
-async fn allowed(State(dashboard): Shared, request: Request, next: Next) -> Response {
-    let headers = request.headers();
+/// Nobody without leave comes further, and nobody without measure; whoever does is known to the handlers.
+async fn allowed(State(dashboard): Shared, mut request: Request, next: Next) -> Response {
+    let refuse = |status, why: &str| Failure(status, why.to_owned()).into_response();
     let changes = request.method() != axum::http::Method::GET;
-    let may = if changes { dashboard.access.may_order(headers) } else { dashboard.access.may_look(headers) };
-    if may {
-        return next.run(request).await;
+    let measure = if changes { &dashboard.limits.orders } else { &dashboard.limits.looks };
+    if measure.check().is_err() {
+        return refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests; wait a moment");
     }
-    let why = if changes && !dashboard.access.takes_orders() {
-        "this dashboard only shows: it was started without AURORA_FAILOVER_DASHBOARD_TOKEN"
-    } else {
-        "the token is missing or wrong"
+    let person = match dashboard.access.who(request.headers(), clock::now()).await {
+        Ok(Some(person)) => person,
+        Ok(None) => return refuse(StatusCode::UNAUTHORIZED, "the token is missing or wrong"),
+        Err(why) => {
+            return refuse(StatusCode::UNAUTHORIZED, &format!("who you are could not be established: {why}"));
+        }
     };
-    Failure(StatusCode::UNAUTHORIZED, why.into()).into_response()
+    if changes && !dashboard.access.takes_orders() {
+        let why = "this dashboard only shows: it was started without AURORA_FAILOVER_DASHBOARD_TOKEN";
+        return refuse(StatusCode::UNAUTHORIZED, why);
+    }
+    if changes && !person.operator {
+        return match person.name {
+            Some(name) => refuse(StatusCode::FORBIDDEN, &format!("{name} is not one of the operators")),
+            None => refuse(StatusCode::UNAUTHORIZED, "the token is missing or wrong"),
+        };
+    }
+    if changes && !access::is_from_here(request.headers()) {
+        return refuse(StatusCode::FORBIDDEN, "orders are taken from this page only");
+    }
+    request.extensions_mut().insert(person);
+    next.run(request).await
 }
 
 /// The fleet page.
@@ -179,6 +196,8 @@ struct Fleet {
     now: Timestamp,
     /// Version of the software.
     software: &'static str,
+    /// Who asked, where that is known.
+    person: Option<String>,
     /// May whoever asked give orders?
     may_order: bool,
     /// Is there a demonstration to control?
@@ -189,7 +208,7 @@ struct Fleet {
     unknown: Vec<String>,
 }
 
-async fn fleet(State(dashboard): Shared, headers: HeaderMap) -> Json<Fleet> {
+async fn fleet(State(dashboard): Shared, Extension(person): Extension<Person>) -> Json<Fleet> {
     let now = clock::now();
     let (mut clusters, mut unknown) = (Vec::new(), Vec::new());
     for cluster in &dashboard.settings.clusters {
@@ -201,7 +220,8 @@ async fn fleet(State(dashboard): Shared, headers: HeaderMap) -> Json<Fleet> {
     Json(Fleet {
         now,
         software: env!("CARGO_PKG_VERSION"),
-        may_order: dashboard.access.may_order(&headers),
+        may_order: person.operator,
+        person: person.name,
         demo: dashboard.demo_url.is_some(),
         clusters,
         unknown,
@@ -341,14 +361,22 @@ struct Given {
     said: Vec<String>,
 }
 
-async fn order(State(dashboard): Shared, UrlPath(id): UrlPath<String>, Json(asked): Json<Asked>) -> Answer<Given> {
+async fn order(
+    State(dashboard): Shared,
+    Extension(person): Extension<Person>,
+    UrlPath(id): UrlPath<String>,
+    Json(asked): Json<Asked>,
+) -> Answer<Given> {
     let cluster = dashboard.cluster(&id)?;
     if asked.reason.trim().is_empty() || asked.name.trim().is_empty() {
         let why = "a name and a reason are needed: they are kept in the history";
         return Err(Failure(StatusCode::UNPROCESSABLE_ENTITY, why.into()));
     }
     let command = Command {
-        actor: format!("dashboard on behalf of {}", asked.name.trim()),
+        actor: match &person.name {
+            Some(known) => format!("dashboard: {known}"),
+            None => format!("dashboard on behalf of {}", asked.name.trim()),
+        },
         reason: asked.reason.trim().to_owned(),
         expected_epoch: asked.expected_epoch,
         expires_at: clock::now().plus_ms(EXPIRES_AFTER_MS),
@@ -379,7 +407,12 @@ async fn demo(State(dashboard): Shared) -> Result<Response, Failure> {
     pass_on(&dashboard, reqwest::Method::GET, Vec::new()).await
 }
 
-async fn demo_order(State(dashboard): Shared, body: axum::body::Bytes) -> Result<Response, Failure> {
+async fn demo_order(
+    State(dashboard): Shared,
+    Extension(person): Extension<Person>,
+    body: axum::body::Bytes,
+) -> Result<Response, Failure> {
+    tracing::info!(order = %String::from_utf8_lossy(&body), person = ?person.name, "an order for the demonstration");
     pass_on(&dashboard, reqwest::Method::POST, body.to_vec()).await
 }
 

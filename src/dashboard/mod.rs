@@ -23,10 +23,12 @@ use axum::extract::Path as UrlPath;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rust_embed::RustEmbed;
 use statemachine::ClusterId;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -42,6 +44,14 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 
 /// What this process heard itself is current for so long.
 const CURRENT_MS: u64 = 3_000;
+
+/// Requests that look: a page that opens makes five, and a hundred pages may open at once.
+const LOOKS_PER_S: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
+const LOOKS_BURST: NonZeroU32 = NonZeroU32::new(1_000).expect("not zero");
+
+/// Requests that change something.
+const ORDERS_PER_S: NonZeroU32 = NonZeroU32::new(2).expect("not zero");
+const ORDERS_BURST: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
 /// Nothing from elsewhere, nothing inline; what the page shows cannot be framed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -72,6 +82,24 @@ pub struct Dashboard {
     pub watchers: AtomicUsize,
     /// How the demonstration is, as it says itself.
     pub demo: watch::Sender<String>,
+    /// How much may be asked.
+    pub limits: Limits,
+}
+
+/// How much may be asked of one dashboard, by all together.
+pub struct Limits {
+    looks: DefaultDirectRateLimiter,
+    orders: DefaultDirectRateLimiter,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let quota = |per_s, burst| Quota::per_second(per_s).allow_burst(burst);
+        Self {
+            looks: RateLimiter::direct(quota(LOOKS_PER_S, LOOKS_BURST)),
+            orders: RateLimiter::direct(quota(ORDERS_PER_S, ORDERS_BURST)),
+        }
+    }
 }
 
 /// Serves pages and API until `stop`.

@@ -31,7 +31,7 @@ export async function clusterView(id, fleet) {
   const why = h("ul", { class: "guards" });
   const announced = h("p", { class: "unseen", "aria-live": "polite" });
   const states = h("section", { class: "card", "aria-label": "The way through the states" }, steps, announced);
-  const orders = fleet["may-order"] ? orderPanel(id, () => detail) : null;
+  const orders = fleet["may-order"] ? orderPanel(id, () => detail, fleet.person) : null;
   const controls = fleet.demo && fleet["may-order"] ? demoPanel(() => detail) : null;
 
   const writes = chart("What clients of the database see", "/s", [

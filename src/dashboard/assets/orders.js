@@ -6,8 +6,8 @@ import { h } from "./dom.js";
 const ORDERS = ["pause", "resume", "approve", "abort", "acknowledge", "switchover", "failover", "failover-in-region", "set-mode", "reset-limit"];
 
 /** The form for orders of one cluster. */
-export function orderPanel(id, detail) {
-  const name = h("input", { required: true, autocomplete: "name", value: localStorage.getItem("name") ?? "" });
+export function orderPanel(id, detail, person) {
+  const name = h("input", { required: true, autocomplete: "name", value: person ?? localStorage.getItem("name") ?? "", readonly: Boolean(person) });
   const reason = h("input", { required: true, size: 30 });
   const which = h("select", { onchange: render }, ORDERS.map((order) => h("option", {}, order)));
   const minutes = h("input", { type: "number", min: 1, max: 1440, value: 30 });
@@ -52,7 +52,7 @@ export function orderPanel(id, detail) {
 
   async function ask(event) {
     event.preventDefault();
-    localStorage.setItem("name", name.value);
+    if (!person) localStorage.setItem("name", name.value);
     ready = { order: order(), reason: reason.value, name: name.value, "expected-epoch": detail().epoch };
     said.replaceChildren("looking at what would come of it …");
     try {
