@@ -119,6 +119,17 @@ impl Board {
         }
     }
 
+    /// The record was looked at, and is as it was: what is known stays current where nothing happens.
+    pub fn loaded(&self, version: u64, record: &Record, now: Timestamp) {
+        if !self.watched.load(Ordering::Relaxed) {
+            return;
+        }
+        let known = Known { version, record: Arc::new(record.clone()), at: now, live: true };
+        let mut kept = self.kept();
+        kept.known.insert(record.cluster.clone(), known.clone());
+        self.tell(&mut kept, &record.cluster, Told::Changed(known));
+    }
+
     /// The table was read, because this process does not hear the events itself.
     pub fn read(&self, version: u64, record: Record, at: Timestamp) {
         let mut kept = self.kept();

@@ -348,6 +348,7 @@ impl ClusterTask {
         }
         let Some(loaded) = &self.loaded else { return Ok(()) };
         telemetry::record(&loaded.record, self.world.clock.now());
+        self.board.loaded(loaded.version, &loaded.record, self.world.clock.now());
         let pause_ms = loaded.record.config.policy.claim_ttl_ms;
         self.scan_at = Instant::now() + Duration::from_millis(pause_ms);
         let known = loaded.record.next_config.as_ref().unwrap_or(&loaded.record.config);

@@ -62,6 +62,12 @@ impl Health {
         gauge!("aurora_failover_listening").set(f64::from(u8::from(listening)));
     }
 
+    /// Does this controller listen?
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Relaxed)
+    }
+
     /// The store answered.
     pub fn store_answered(&self, at: Timestamp) {
         self.store_answered_at.store(at.0, Ordering::Relaxed);

@@ -8,20 +8,20 @@
 //! PostgreSQL: `cargo test --test outputs -- --ignored`.
 #![cfg(feature = "lab")]
 
+#[path = "support/endpoint.rs"]
+mod endpoint;
 mod support;
 
 use aurora_failover::audit;
 use aurora_failover::config;
 use aurora_failover::store::{DynamoDb, HistoryRow, Item, Store as _};
-use aurora_failover_lab::aws::{Aws, AwsOptions, PromotedAtOnce};
-use aurora_failover_lab::dns::Zones;
 use aws_config::{BehaviorVersion, Region};
+use endpoint::Endpoint;
 use futures::StreamExt as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::{BINARY, checked, json, output, product, start, start_with_environment};
 
@@ -38,10 +38,14 @@ fn recorded() -> Vec<HistoryRow> {
 }
 
 /// A table that holds the recording.
-struct Recording {
-    runtime: tokio::runtime::Runtime,
-    aws: Option<Aws>,
-    environment: Vec<(String, String)>,
+struct Recording(Endpoint);
+
+impl std::ops::Deref for Recording {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.0
+    }
 }
 
 impl Recording {
@@ -52,22 +56,7 @@ impl Recording {
     }
 
     fn empty() -> Self {
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let (aws, environment) = runtime.block_on(async {
-            let global_cluster = PromotedAtOnce::global_cluster("orders", ["us-east-2", "us-west-2"]);
-            let databases = PromotedAtOnce { primary: "us-west-2".into(), lag: Vec::new() };
-            let options = AwsOptions::new(Zones::new(), Arc::new(databases), global_cluster);
-            let aws = Aws::start(options).await.expect("the endpoint starts");
-            let environment = [
-                ("AWS_ENDPOINT_URL", aws.url()),
-                ("AWS_ACCESS_KEY_ID", "lab".into()),
-                ("AWS_SECRET_ACCESS_KEY", "lab".into()),
-                ("AWS_EC2_METADATA_DISABLED", "true".into()),
-                ("AURORA_FAILOVER_CONFIG", fixture(CONFIG).display().to_string()),
-            ];
-            (aws, environment.map(|(name, value)| (name.to_owned(), value)).to_vec())
-        });
-        let recording = Self { runtime, aws: Some(aws), environment };
+        let recording = Self(Endpoint::start(&fixture(CONFIG).display().to_string()));
         recording.good(&["init"]);
         recording
     }
@@ -99,14 +88,6 @@ impl Recording {
         let (code, said) = product(&self.environment, arguments);
         assert_eq!(code, 0, "{arguments:?}: {said}");
         said
-    }
-}
-
-impl Drop for Recording {
-    fn drop(&mut self) {
-        if let Some(aws) = self.aws.take() {
-            let _stopping_anyway = self.runtime.block_on(aws.shutdown());
-        }
     }
 }
 
@@ -210,7 +191,7 @@ fn ask_a_history_of(count: u64) {
     let recording = Recording::empty();
     let newest = recording.runtime.block_on(live_quietly(&recording, count));
     let ago = |hours: u64| aurora_failover::clock::rfc3339(statemachine::Timestamp(newest.0 - hours * 3_600_000));
-    let aws = recording.aws.as_ref().expect("it runs");
+    let aws = recording.aws();
     let queries = || aws.calls().iter().filter(|call| call.action == "Query").count();
     let before = queries();
     let (took, kib, said) =

@@ -494,6 +494,7 @@ async fn serve(settings: Settings, beside: Beside) -> Result<()> {
         let dashboard = Dashboard {
             access: Access::new(listen, &settings.dashboard)?,
             board: Arc::clone(&board),
+            health: Arc::clone(&health),
             store: Arc::clone(&store),
             world: world.clone(),
             bus: Arc::new(EventBridge::new(&sdk, &settings.operator_bus)),

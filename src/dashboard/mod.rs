@@ -17,6 +17,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::effects::World;
 use crate::store::{DynamoDb, Path};
+use crate::telemetry::Health;
 use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::extract::Path as UrlPath;
@@ -42,9 +43,6 @@ use tracing::{info, warn};
 /// Pause between two looks at the table, where this process does not hear the events itself.
 const READ_EVERY: Duration = Duration::from_secs(1);
 
-/// What this process heard itself is current for so long.
-const CURRENT_MS: u64 = 3_000;
-
 /// Requests that look: a page that opens makes five, and a hundred pages may open at once.
 const LOOKS_PER_S: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
 const LOOKS_BURST: NonZeroU32 = NonZeroU32::new(1_000).expect("not zero");
@@ -68,6 +66,8 @@ pub struct Dashboard {
     pub settings: Settings,
     /// What this process knows.
     pub board: Arc<Board>,
+    /// Does this process hear the events itself?
+    pub health: Arc<Health>,
     /// The history.
     pub store: Arc<DynamoDb>,
     /// How a rehearsal looks at the world.
@@ -161,8 +161,7 @@ async fn read_table(dashboard: Arc<Dashboard>) {
         }
         first = false;
         for cluster in &dashboard.settings.clusters {
-            let known = dashboard.board.known(&cluster.id);
-            if known.is_some_and(|known| known.live && clock::now().since_ms(known.at) < CURRENT_MS) {
+            if dashboard.health.is_listening() && dashboard.board.known(&cluster.id).is_some_and(|known| known.live) {
                 versions.remove(&cluster.id);
                 continue;
             }
