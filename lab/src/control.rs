@@ -6,6 +6,7 @@
 //! heal all                         undoes everything
 //! traffic 8 20ms proxy             so many clients, a statement each so often, through name, cluster or proxy
 //! traffic stop                     silence
+//! scenario region-loss              its steps, one after the other, in this lab
 //! switchover, failover-in-region   orders to the product, as an operator gives them
 //! restart-controller               SIGKILL, and a new start after three seconds
 //! status                           who is the writer, what the record says, what is broken
@@ -13,11 +14,12 @@
 //!
 //! What is broken and healed can be written into a trace, which `lab replay` does again.
 
-use crate::scenario::{Breakage, Condition, Expect, Scenario, StageSection, Step};
+use crate::scenario::{self, Act, Breakage, Condition, Expect, Scenario, StageSection, Step};
 use crate::stage::{CLUSTER, Endpoint, PRIMARY, SECONDARY, Stage, StageOptions, Traffic};
 use crate::{demo, drill, reaper};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum as _;
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Name of the socket in a lab's directory.
 const SOCKET: &str = "control.sock";
+
+/// Pause between two looks at a step of a scenario.
+const STEP_EVERY: Duration = Duration::from_millis(200);
 
 /// Pause between two writings of a trace.
 const TRACE_EVERY: Duration = Duration::from_secs(1);
@@ -67,10 +72,13 @@ pub async fn obey(mut stage: Stage, mut trace: Option<Trace>, orders: Orders) ->
         tokio::spawn(prompt(requests));
     }
     let mut broken: Vec<String> = Vec::new();
+    let mut play = Play::default();
     loop {
-        let next = match tokio::time::timeout(TRACE_EVERY, incoming.recv()).await {
+        let pause = if play.steps.is_empty() { TRACE_EVERY } else { STEP_EVERY };
+        let next = match tokio::time::timeout(pause, incoming.recv()).await {
             Ok(next) => next,
             Err(_) => {
+                play.go_on(&mut stage, &mut broken).await;
                 if let Some(trace) = &mut trace {
                     // The store may be out of reach: it is a lab to break things in.
                     if let Err(error) = trace.write(&stage).await {
@@ -82,7 +90,7 @@ pub async fn obey(mut stage: Stage, mut trace: Option<Trace>, orders: Orders) ->
         };
         let Some((line, answer)) = next else { return Ok(()) };
         let at = Instant::now();
-        let said = match carry_out(&mut stage, &mut broken, line.trim()).await {
+        let said = match carry_out(&mut stage, &mut broken, &mut play, line.trim()).await {
             Ok(said) => {
                 if let Some(trace) = &mut trace {
                     trace.note(at, line.trim())?;
@@ -148,13 +156,94 @@ impl Trace {
     }
 }
 
-async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, line: &str) -> Result<String> {
+/// A scenario that is carried out in this lab, a step at a time, so that orders are taken meanwhile.
+#[derive(Default)]
+struct Play {
+    name: String,
+    steps: VecDeque<Step>,
+    began: Option<(Instant, SystemTime)>,
+    /// Since when the step at the head is waited for or watched.
+    since: Option<Instant>,
+    /// How it is, for people.
+    said: String,
+}
+
+impl Play {
+    fn begin(scenario: Scenario) -> Self {
+        let said = format!("{}: begins", scenario.name);
+        let began = Some((Instant::now(), SystemTime::now()));
+        Self { name: scenario.name, steps: scenario.step.into(), began, since: None, said }
+    }
+
+    /// Does what is due; a step that fails ends it.
+    async fn go_on(&mut self, stage: &mut Stage, broken: &mut Vec<String>) {
+        let Some(step) = self.steps.front().cloned() else { return };
+        match self.step(stage, broken, &step).await {
+            Ok(false) => {}
+            Ok(true) => {
+                self.steps.pop_front();
+                self.since = None;
+                if self.steps.is_empty() {
+                    self.said = format!("{}: done", self.name);
+                }
+            }
+            Err(error) => {
+                self.said = format!("{}: {error:#}", self.name);
+                self.steps.clear();
+                self.since = None;
+            }
+        }
+    }
+
+    /// Is the step done?
+    async fn step(&mut self, stage: &mut Stage, broken: &mut Vec<String>, step: &Step) -> Result<bool> {
+        let (began, began_at) = self.began.context("it has begun")?;
+        if step.at.is_some_and(|at| began.elapsed() < at) {
+            return Ok(false);
+        }
+        let act = step.act()?;
+        self.said = format!("{}: {act}", self.name);
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let unix = began_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        match act {
+            Act::Fault(breakage) => {
+                breakage.make(stage, rand::random()).await?;
+                note_broken(broken, breakage);
+                Ok(true)
+            }
+            Act::Heal(breakage) => {
+                breakage.undo(stage).await?;
+                broken.retain(|other| *other != String::from(breakage.clone()));
+                Ok(true)
+            }
+            Act::Wait(condition, within) => match condition.missing(stage, unix).await? {
+                None => Ok(true),
+                Some(missing) if since.elapsed() > within => bail!("not within {within:?}: {missing}"),
+                Some(_) => Ok(false),
+            },
+            Act::Watch(condition, during) => {
+                ensure!(condition.missing(stage, unix).await?.is_some(), "it became {condition}");
+                Ok(since.elapsed() >= during)
+            }
+            Act::Command(order, refusal) => {
+                let (code, said) = stage.product(&scenario::order(order)?).await?;
+                match refusal {
+                    None => ensure!(code == 0, "{}", said.trim()),
+                    Some(refusal) => ensure!(said.contains(refusal), "not refused as expected: {}", said.trim()),
+                }
+                Ok(true)
+            }
+        }
+    }
+}
+
+async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, play: &mut Play, line: &str) -> Result<String> {
     let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
     match verb {
         "fault" => {
             let breakage: Breakage = rest.parse()?;
             breakage.make(stage, rand::random()).await?;
-            broken.push(rest.to_owned());
+            note_broken(broken, &breakage);
             Ok(format!("done: {breakage}"))
         }
         "heal" if rest == "all" => {
@@ -175,6 +264,15 @@ async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, line: &str) -> R
                 clients => format!("{clients} clients, a statement each {} ms", traffic.pace_ms),
             })
         }
+        "scenario" => {
+            let scenario = scenario::find(rest)?;
+            if stage.traffic().clients == 0 {
+                stage.set_traffic(Traffic { clients: 1, ..stage.traffic() })?;
+            }
+            // It is played as it is here: profile, mode and policy of the scenario's own stage are not set.
+            *play = Play::begin(scenario);
+            Ok(play.said.clone())
+        }
         "failover-in-region" | "switchover" => {
             let order = ["override", CLUSTER, verb, "--reason", "demonstration", "--yes", "--no-wait"];
             let (code, said) = stage.product(&order.map(str::to_owned)).await?;
@@ -187,7 +285,7 @@ async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, line: &str) -> R
             stage.start_controller(0)?;
             Ok("the controller was killed, and started again".into())
         }
-        demo::STATE => Ok(demo::describe(stage, broken).to_string()),
+        demo::STATE => Ok(demo::describe(stage, broken, &play.said).to_string()),
         "heal" => {
             let breakage: Breakage = rest.parse()?;
             breakage.undo(stage).await?;
@@ -196,6 +294,13 @@ async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, line: &str) -> R
         }
         "status" => status(stage, broken).await,
         _ => bail!("{line:?} is no order; write fault …, heal …, traffic … or status"),
+    }
+}
+
+/// What can be healed. A server that crashed is started again by RDS, or not at all.
+fn note_broken(broken: &mut Vec<String>, breakage: &Breakage) {
+    if !matches!(breakage, Breakage::Crash(_)) {
+        broken.push(breakage.clone().into());
     }
 }
 

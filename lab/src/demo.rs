@@ -1,7 +1,7 @@
 //! The demonstration's control over HTTP, for the dashboard: how the lab is, and the same orders as from a terminal.
 
 use crate::control::Request;
-use crate::scenario::is_in;
+use crate::scenario::{self, is_in};
 use crate::stage::{PRIMARY, SECONDARY, Stage};
 use anyhow::{Context as _, Result};
 use axum::Router;
@@ -69,7 +69,7 @@ fn ms(at: SystemTime) -> u64 {
 }
 
 /// How the lab is, and what its application saw lately.
-pub(crate) fn describe(stage: &Stage, broken: &[String]) -> Value {
+pub(crate) fn describe(stage: &Stage, broken: &[String], scenario: &str) -> Value {
     let since = SystemTime::now() - SHOWN;
     let account = stage.account_since(since);
     let first = ms(since) / SLICE_MS + 1;
@@ -121,5 +121,7 @@ pub(crate) fn describe(stage: &Stage, broken: &[String]) -> Value {
         "gap-ms": account.longest_gap_ms(since),
         "slices": slices,
         "lag": lag,
+        "scenario": scenario,
+        "scenarios": scenario::all().into_iter().map(|one| json!([one.name, one.about.trim()])).collect::<Vec<_>>(),
     })
 }

@@ -19,6 +19,9 @@ use statemachine::{ClusterId, EpisodeId, Timestamp};
 /// Sorts behind every episode.
 const LAST_EPISODE: &str = "EPISODE#~";
 
+/// Most rows of a page: about the megabyte that DynamoDB gives at most.
+const PAGE_ROWS: usize = 500;
+
 /// A day.
 const DAY_MS: u64 = 86_400_000;
 
@@ -92,12 +95,12 @@ impl DynamoDb {
     /// These rows; read only as far as they are asked for.
     #[must_use]
     pub fn rows(&self, path: &Path, newest_first: bool) -> Rows<'_> {
-        self.paged(path, newest_first, None)
+        self.paged(path, newest_first, PAGE_ROWS)
     }
 
     /// The same, with at most so many rows in a page.
-    fn paged(&self, path: &Path, newest_first: bool, rows_max: Option<usize>) -> Rows<'_> {
-        let limit = rows_max.map(|rows| i32::try_from(rows).unwrap_or(i32::MAX).max(1));
+    fn paged(&self, path: &Path, newest_first: bool, rows_max: usize) -> Rows<'_> {
+        let limit = Some(i32::try_from(rows_max).unwrap_or(i32::MAX).max(1));
         let query = || self.client.query().table_name(&self.table).scan_index_forward(!newest_first).set_limit(limit);
         let between = |query: QueryFluentBuilder, since: &Timestamp, until: &Timestamp| {
             query
@@ -145,7 +148,7 @@ impl DynamoDb {
     /// The call failed, or a row cannot be read.
     pub async fn newest(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<HistoryRow>, StoreError> {
         let path = Path::Cluster { cluster: cluster.clone(), from: 0, to: u64::MAX };
-        let mut found = self.paged(&path, true, Some(limit));
+        let mut found = self.paged(&path, true, limit);
         let mut rows = Vec::new();
         while rows.len() < limit {
             match found.next().await? {

@@ -181,6 +181,12 @@ const steps = {
     await until("the primary at home", async () => (await fact("Primary")) === "us-east-2");
     await state("healthy");
   },
+  async "a scenario by its name"() {
+    await choice("scenario").selectOption("writer-crash");
+    await button("Play the scenario").click();
+    await page.getByText("writer-crash: done").waitFor(within);
+    await state("healthy");
+  },
   async "an approval"() {
     assert.match(await order("set-mode", false), /mode/);
     await choice("mode").selectOption("approve");

@@ -11,6 +11,12 @@ export function demoPanel(detail) {
   const said = h("p", { role: "status" });
   const state = h("p", { class: "small soft" });
   const healing = h("div", { class: "buttons" });
+  const scenarios = h("select");
+  const about = h("p", { class: "small soft" });
+  const playing = h("p", { class: "small", role: "status" });
+  let known = [];
+  const tell = () => { about.textContent = known.find(([name]) => name === scenarios.value)?.[1] ?? ""; };
+  scenarios.addEventListener("change", tell);
   const other = h("input", { size: 28, placeholder: "fault slow writer", "aria-label": "Another order for the lab" });
 
   async function order(line) {
@@ -39,6 +45,8 @@ export function demoPanel(detail) {
     h("form", { class: "controls", onsubmit: (event) => { event.preventDefault(); order(`traffic ${clients.value} ${pace.value} ${through.value}`); } },
       h("label", {}, "clients", clients), h("label", {}, "writes", pace), h("label", {}, "through", through),
       h("button", { class: "primary" }, "Start traffic"), button("Stop traffic", "traffic stop")),
+    h("form", { class: "controls", onsubmit: (event) => { event.preventDefault(); order(`scenario ${scenarios.value}`); } },
+      h("label", {}, "scenario", scenarios), h("button", {}, "Play the scenario")), about, playing,
     h("form", { class: "controls", onsubmit: (event) => { event.preventDefault(); order(other.value); } }, other, h("button", {}, "Send")),
     said, state);
   return {
@@ -47,6 +55,12 @@ export function demoPanel(detail) {
       const traffic = demo.traffic;
       state.textContent = `${traffic.clients === 0 ? "No traffic" : `${traffic.clients} clients through ${traffic.through}, a statement each ${traffic["pace-ms"]} ms`}. ` +
         (demo.broken.length ? `Broken: ${demo.broken.join("; ")}.` : "Nothing is broken.");
+      playing.textContent = demo.scenario;
+      if (demo.scenarios.length !== known.length) {
+        known = demo.scenarios;
+        scenarios.replaceChildren(...known.map(([name]) => h("option", { selected: name === "writer-crash" }, name)));
+        tell();
+      }
       const wanted = demo.broken.join("|");
       if (healing.dataset.of !== wanted) {
         healing.dataset.of = wanted;
