@@ -10,7 +10,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use statemachine::{
     AlarmWeight, ArcEndpoint, Arn, ClusterId, Config as ClusterConfig, Member, Mode, Policy, ProbeWeight, Region,
-    Route, RouteBy, Vantage,
+    RerouteWhen, Route, RouteBy, Vantage,
 };
 use std::collections::BTreeMap;
 use std::fmt;
@@ -278,14 +278,18 @@ pub fn schema() -> Schema {
     schema_for!(File)
 }
 
-/// Reads and checks the file.
+/// Reads and checks the file, or, where it is set, the text in the environment in the place of a file.
 ///
 /// # Errors
 /// All problems at once.
 pub fn load(path: &Path) -> Result<Settings, ConfigError> {
+    let environment = |name: &str| std::env::var(name).ok();
+    if let Some(text) = environment(TEXT_ENV).filter(|text| !text.is_empty()) {
+        return parse(&text, TEXT_ENV, environment);
+    }
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
-    parse(&text, &shown, |name| std::env::var(name).ok())
+    parse(&text, &shown, environment)
 }
 
 /// Checks a file's text; `environment` looks up a variable.
@@ -418,6 +422,9 @@ const DASHBOARD_TOKEN_ENV: &str = "AURORA_FAILOVER_DASHBOARD_TOKEN";
 
 /// Variable that holds the password where nothing else is said.
 const PASSWORD_ENV: &str = "AURORA_FAILOVER_DB_PASSWORD";
+
+/// The text of the configuration itself, for containers that have no file.
+const TEXT_ENV: &str = "AURORA_FAILOVER_CONFIG_TEXT";
 
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -556,6 +563,7 @@ struct PolicySection {
     reassess_every: Option<String>,
     assess_deadline: Option<String>,
     promote_deadline: Option<String>,
+    reroute: Option<RerouteWhen>,
     reroute_deadline: Option<String>,
     fence_deadline: Option<String>,
     announce_deadline: Option<String>,
@@ -994,6 +1002,7 @@ impl Check {
             failovers_max: p.failovers_max.unwrap_or(d.failovers_max),
             retries_max: p.retries_max.unwrap_or(d.retries_max),
             approvals_required: p.approvals_required.unwrap_or(d.approvals_required),
+            reroute: p.reroute.unwrap_or(d.reroute),
             confirm_after_ms: ms("confirm-after", &p.confirm_after, d.confirm_after_ms),
             vantage_stale_after_ms: ms("vantage-stale-after", &p.vantage_stale_after, d.vantage_stale_after_ms),
             event_age_max_ms: ms("event-age-max", &p.event_age_max, d.event_age_max_ms),

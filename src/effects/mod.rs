@@ -88,6 +88,11 @@ impl Task {
             until,
         }
     }
+
+    /// The region whose member has this endpoint.
+    fn region_of(&self, endpoint: &str) -> Option<&Region> {
+        self.config.members.iter().find(|member| member.endpoint == endpoint).map(|member| &member.region)
+    }
 }
 
 impl World {
@@ -101,7 +106,7 @@ impl World {
                     failover_in_region::run(self, task, cluster, region, instance.as_deref()).await
                 }
                 Effect::Fence { cluster, region } => fence::run(self, task, cluster, region).await,
-                Effect::Reroute { changes } => reroute::run(self, task, changes).await,
+                Effect::Reroute { changes, overlap } => reroute::run(self, task, changes, overlap.as_ref()).await,
                 Effect::Verify { changes, region, .. } => verify::run(self, task, changes, region).await,
                 Effect::Announce { from, to, reason, primary } => {
                     announce::run(self, task, from, to, reason, primary).await

@@ -1,5 +1,6 @@
 //! Moves a public name without Route 53's control plane: what decides its answer was prepared, and is only turned.
 
+use super::reroute::Aim;
 use super::{Task, World};
 use crate::aws::CallError;
 use crate::s3::Location;
@@ -17,18 +18,27 @@ struct Signpost {
     epoch: u64,
 }
 
-/// Writes the new primary into the object, unless it is of a later epoch or of another cluster.
-pub(super) async fn write_object(world: &World, task: &Task, at: Location<'_>) -> Result<(), Outcome> {
-    let wanted = Signpost { primary: task.primary.clone(), cluster: task.cluster.clone(), epoch: task.epoch };
+/// Writes the new primary into the object, unless it is of a later epoch or of another cluster. On the way back only what
+/// went ahead is taken back: the epoch that did not come about.
+pub(super) async fn write_object(
+    world: &World,
+    task: &Task,
+    change: &RecordChange,
+    aim: &Aim<'_>,
+    at: Location<'_>,
+) -> Result<(), Outcome> {
+    let wanted = Signpost { primary: aim.primary.clone(), cluster: task.cluster.clone(), epoch: aim.epoch };
     let object = world.objects.read(at).await?;
     let found = object.as_ref().map(|object| serde_json::from_str::<Signpost>(&object.text)).transpose();
     let found = found.map_err(|error| Outcome::Refused {
         detail: format!("s3://{}/{} is not what this service writes there: {error}", at.bucket, at.key),
     })?;
+    let left = task.region_of(&change.from);
     match found {
         Some(found) if found.cluster != wanted.cluster => return Err(not_ours(at, found)),
         // A later epoch with the same primary is somebody's correction by hand.
         Some(found) if found.primary == wanted.primary && found.epoch >= wanted.epoch => return Ok(()),
+        Some(found) if aim.back && left == Some(&found.primary) && found.epoch == wanted.epoch + 1 => {}
         Some(found) if found.epoch >= wanted.epoch => return Err(not_ours(at, found)),
         Some(_) | None => {}
     }
@@ -48,6 +58,7 @@ pub(super) async fn turn_controls(
     world: &World,
     task: &Task,
     change: &RecordChange,
+    aim: &Aim<'_>,
     endpoints: &[ArcEndpoint],
     controls: &BTreeMap<Region, Arn>,
 ) -> Result<(), Outcome> {
@@ -55,16 +66,15 @@ pub(super) async fn turn_controls(
     let Some(arc) = &world.controls else {
         return Err(refused("this build has no routing controls: build it with the cargo feature `arc`".into()));
     };
-    let Some(wanted) = controls.get(&task.primary) else {
-        return Err(refused(format!("{} has no routing control for {}", change.name, task.primary)));
+    let Some(wanted) = controls.get(aim.primary) else {
+        return Err(refused(format!("{} has no routing control for {}", change.name, aim.primary)));
     };
     let all: Vec<Arn> = controls.values().cloned().collect();
     let on = arc.on(endpoints, &all).await?;
     if on.iter().eq([wanted]) {
         return Ok(());
     }
-    let left = task.config.members.iter().find(|member| member.endpoint == change.from).map(|member| &member.region);
-    if !on.iter().eq(left.and_then(|region| controls.get(region))) {
+    if !on.iter().eq(task.region_of(&change.from).and_then(|region| controls.get(region))) {
         let on: Vec<&str> = on.iter().map(Arn::as_str).collect();
         return Err(refused(format!("on are [{}], not the control of the old primary", on.join(", "))));
     }

@@ -15,6 +15,25 @@ use alloc::string::String;
 /// Nonces kept at once; with so many commands open, more are refused.
 const NONCES_MAX: usize = 64;
 
+impl Command {
+    /// Who gave it, for people: the caller, and on whose behalf.
+    #[must_use]
+    pub fn by(&self) -> String {
+        match &self.on_behalf_of {
+            Some(name) => format!("{}{ON_BEHALF_OF}{name}", self.actor),
+            None => self.actor.clone(),
+        }
+    }
+}
+
+/// Between the caller and the name that the caller gives.
+const ON_BEHALF_OF: &str = " on behalf of ";
+
+/// The caller, as people are counted: a name behind it that came inside of it proves nothing either.
+fn caller(actor: &str) -> &str {
+    actor.split_once(ON_BEHALF_OF).map_or(actor, |(caller, _)| caller).trim()
+}
+
 /// Carries a command out, or refuses it.
 pub(crate) fn handle(state: &State, record: &mut Record, turn: &mut Turn, command: &Command) -> Next {
     let now = turn.now;
@@ -26,17 +45,16 @@ pub(crate) fn handle(state: &State, record: &mut Record, turn: &mut Turn, comman
         return turn.refuse(why);
     }
     record.nonces.push((command.nonce.clone(), command.expires_at));
-    let by = &command.actor;
     match &command.order {
         Order::Pause { until } => pause(state, record, turn, command, *until),
         Order::Resume => resume(state, record, turn),
         Order::SetMode { mode } => set_mode(state, record, turn, *mode),
         Order::Failover { target, allow_data_loss } => {
-            failover(state, record, turn, by, target.as_ref(), *allow_data_loss)
+            failover(state, record, turn, command, target.as_ref(), *allow_data_loss)
         }
-        Order::Switchover { target } => switchover(state, record, turn, by, target.as_ref()),
+        Order::Switchover { target } => switchover(state, record, turn, command, target.as_ref()),
         Order::FailoverInRegion { instance } => failover_in_region(state, record, turn, instance.clone()),
-        Order::Approve { allow_data_loss } => approve(state, record, turn, by, *allow_data_loss),
+        Order::Approve { allow_data_loss } => approve(state, record, turn, command, *allow_data_loss),
         Order::Abort => abort(state, record, turn),
         Order::Acknowledge => acknowledge(state, record, turn),
         Order::ResetLimit => reset_limit(record, turn),
@@ -44,7 +62,7 @@ pub(crate) fn handle(state: &State, record: &mut Record, turn: &mut Turn, comman
 }
 
 fn is_in_order(record: &Record, command: &Command, now: Timestamp) -> Result<(), String> {
-    if command.actor.is_empty() || command.reason.is_empty() || command.nonce.is_empty() {
+    if [&command.actor, &command.reason, &command.nonce].iter().any(|text| text.trim().is_empty()) {
         return Err("a command needs an actor, a reason and a nonce; send it again with all three".into());
     }
     if now >= command.expires_at {
@@ -68,7 +86,7 @@ fn pause(state: &State, record: &mut Record, turn: &mut Turn, command: &Command,
     if until <= turn.now || until.since_ms(turn.now) > max_ms {
         return turn.refuse(format!("a pause must end in the future and within {max_ms} ms; name another end"));
     }
-    let (by, reason) = (command.actor.clone(), command.reason.clone());
+    let (by, reason) = (command.by(), command.reason.clone());
     record.paused = Some(Pause { by, reason, until });
     turn.say("paused: nothing new is decided or done; what was already called goes on");
     turn.updated(Rule::Commanded);
@@ -129,7 +147,7 @@ fn failover(
     state: &State,
     record: &mut Record,
     turn: &mut Turn,
-    by: &str,
+    command: &Command,
     target: Option<&Region>,
     allow_data_loss: bool,
 ) -> Next {
@@ -154,10 +172,10 @@ fn failover(
     }
     let mut episode = record.episode.take().unwrap_or_else(|| Episode::new(record, EpisodeKind::Failover, began_at));
     episode.kind = EpisodeKind::Failover;
-    episode.ordered = Some(Ordered { by: by.into(), target: target.cloned() });
-    episode.approved_by(by);
+    episode.ordered = Some(Ordered { by: command.by(), target: target.cloned() });
+    episode.approved_by(caller(&command.actor));
     if allow_data_loss {
-        episode.approval = Some(Approval { by: by.into(), allow_data_loss });
+        episode.approval = Some(Approval { by: command.by(), allow_data_loss });
     }
     episode.confirmed_at = episode.confirmed_at.or(Some(turn.now));
     record.episode = Some(episode);
@@ -170,7 +188,7 @@ fn failover(
     }
 }
 
-fn switchover(state: &State, record: &mut Record, turn: &mut Turn, by: &str, target: Option<&Region>) -> Next {
+fn switchover(state: &State, record: &mut Record, turn: &mut Turn, command: &Command, target: Option<&Region>) -> Next {
     match state {
         State::Healthy if record.episode.is_some() => {
             return turn.refuse("a switchover is being prepared already; wait for it, or abort it");
@@ -191,7 +209,7 @@ fn switchover(state: &State, record: &mut Record, turn: &mut Turn, by: &str, tar
         return turn.refuse(why);
     }
     let mut episode = Episode::new(record, EpisodeKind::Switchover, turn.at);
-    episode.ordered = Some(Ordered { by: by.into(), target: target.cloned() });
+    episode.ordered = Some(Ordered { by: command.by(), target: target.cloned() });
     record.episode = Some(episode);
     turn.assess(record, Question::MaySwitchOver);
     turn.say("switching over if RDS shows both regions available and connected");
@@ -220,7 +238,7 @@ fn failover_in_region(state: &State, record: &mut Record, turn: &mut Turn, insta
     turn.updated(Rule::Commanded)
 }
 
-fn approve(state: &State, record: &mut Record, turn: &mut Turn, by: &str, allow_data_loss: bool) -> Next {
+fn approve(state: &State, record: &mut Record, turn: &mut Turn, command: &Command, allow_data_loss: bool) -> Next {
     let State::ConfirmedDown { .. } = state else {
         return turn.refuse(format!("nothing waits for an approval: the state is {}", state.name()));
     };
@@ -230,8 +248,8 @@ fn approve(state: &State, record: &mut Record, turn: &mut Turn, by: &str, allow_
     if let Some(episode) = &mut record.episode {
         // Who came first may have accepted a loss; a second person does not take that back.
         let accepted = episode.approval.as_ref().is_some_and(|approval| approval.allow_data_loss);
-        episode.approval = Some(Approval { by: by.into(), allow_data_loss: allow_data_loss || accepted });
-        episode.approved_by(by);
+        episode.approval = Some(Approval { by: command.by(), allow_data_loss: allow_data_loss || accepted });
+        episode.approved_by(caller(&command.actor));
     }
     if record.pending_assess().is_none() {
         turn.assess(record, Question::MayFailOver);
@@ -286,7 +304,13 @@ fn acknowledge(state: &State, record: &mut Record, turn: &mut Turn) -> Next {
                 | HoldReason::VerifyOverdue,
             ),
         ) => {
-            turn.say("taken over by hand; RDS is asked who the writer is");
+            turn.say(match state {
+                State::Promoting { target, .. } if record.episode.as_ref().is_some_and(|e| e.names_ahead) => format!(
+                    "taken over by hand; RDS is asked who the writer is; the public names may lead to {target}, look at \
+                     them"
+                ),
+                _ => "taken over by hand; RDS is asked who the writer is".into(),
+            });
             let next = turn.cancel_as(record, Rule::Acknowledged, EpisodeOutcome::Failed);
             turn.assess(record, Question::WhoIsDown);
             next

@@ -136,6 +136,26 @@ pub struct AlarmWeight {
     pub weight: u32,
 }
 
+/// When the public names move in a failover. A switchover, and a failover of a primary that the evidence does not show
+/// as down, always move them afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum RerouteWhen {
+    /// Once the target is proven to be writable.
+    #[default]
+    AfterPromotion,
+    /// As soon as RDS shows the promotion under way: caches expire while the database promotes.
+    Overlapped,
+}
+
+impl RerouteWhen {
+    /// As everything that was stored before there was a choice; it is not written, so that such records stay as they were.
+    const fn is_after_promotion(&self) -> bool {
+        matches!(self, Self::AfterPromotion)
+    }
+}
+
 /// Thresholds of detection, decision and execution. Times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -180,6 +200,9 @@ pub struct Policy {
     pub assess_deadline_ms: u64,
     /// Longest time from the decision to a writable target.
     pub promote_deadline_ms: u64,
+    /// When the public names move in a failover. Records stored before there was a choice moved them afterwards.
+    #[serde(default, skip_serializing_if = "RerouteWhen::is_after_promotion")]
+    pub reroute: RerouteWhen,
     /// Longest time for the DNS change and its proof, each.
     pub reroute_deadline_ms: u64,
     /// Longest time for fencing an old writer; it is given up afterwards.
@@ -235,6 +258,7 @@ impl Policy {
             reassess_every_ms: 30_000,
             assess_deadline_ms: 60_000,
             promote_deadline_ms: 900_000,
+            reroute: RerouteWhen::Overlapped,
             reroute_deadline_ms: 300_000,
             fence_deadline_ms: 30_000,
             announce_deadline_ms: 300_000,

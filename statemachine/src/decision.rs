@@ -142,6 +142,8 @@ pub enum Rule {
     Promoted,
     /// The names are in sync.
     Rerouted,
+    /// RDS gave the promotion up, and the names that had gone ahead of it lead to the old primary again.
+    NamesBack,
     /// A write through the names committed.
     Verified,
     /// The announcement is out.
@@ -219,6 +221,7 @@ impl Rule {
             }
             Self::Promoted => "the target is writer and commits",
             Self::Rerouted => "the public names are in sync",
+            Self::NamesBack => "the promotion did not take place; the public names lead to the old primary again",
             Self::Verified => "a write through the public names committed",
             Self::Announced => "announced",
             Self::Fenced => "the old writer takes no writes any more",

@@ -407,6 +407,7 @@ impl Walk {
     fn order(&mut self, order: Order) -> Decision {
         self.give(Event::Command(Command {
             actor: "alice".into(),
+            on_behalf_of: None,
             reason: "drill".into(),
             expected_epoch: self.record.epoch,
             expires_at: self.now.plus_ms(60_000),

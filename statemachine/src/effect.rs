@@ -50,6 +50,9 @@ pub enum Effect {
     Reroute {
         /// All of them, changed in one batch.
         changes: Vec<RecordChange>,
+        /// They move while the writer does; none when the promotion is done and proven.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        overlap: Option<Overlap>,
     },
     /// Prove that the public names lead to a writer that commits.
     Verify {
@@ -135,6 +138,33 @@ pub struct RecordChange {
     /// What moves it.
     #[serde(default, skip_serializing_if = "RouteBy::is_record")]
     pub by: RouteBy,
+}
+
+/// Names that move while the writer does, so that caches expire meanwhile. Whoever carries it out moves nothing before
+/// RDS shows what is presumed here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub struct Overlap {
+    /// Ahead of the promotion, or back after it failed.
+    pub way: Way,
+    /// Precondition: RDS shows this cluster as the writer, or, on the way ahead, as the target of what is under way.
+    pub writer: Arn,
+    /// Its region.
+    pub region: Region,
+    /// Epoch in which that region is the primary.
+    pub epoch: Epoch,
+}
+
+/// Which way names move while the writer does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// To the target of a promotion.
+    Ahead,
+    /// To the old primary: RDS gave the promotion up.
+    Back,
 }
 
 /// An effect that has been asked for and is not yet done.

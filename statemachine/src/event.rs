@@ -200,8 +200,11 @@ pub struct Configured {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub struct Command {
-    /// Who.
+    /// The caller's identity: distinct people are distinct callers.
     pub actor: String,
+    /// The person or the ticket behind the caller, in the caller's own words: told, and never counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<String>,
     /// Why.
     pub reason: String,
     /// The epoch that the operator saw; at any other the command is refused.

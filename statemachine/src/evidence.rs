@@ -25,6 +25,9 @@ pub struct Evidence {
     /// Since when whoever holds this evidence hears all vantages; before, it knows of what was stored only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listening_since: Option<Timestamp>,
+    /// While sight is lost: the newest moment at which too few vantages were live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blind_at: Option<Timestamp>,
     /// Newest counted success by any vantage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_ok: Option<Timestamp>,
@@ -401,6 +404,28 @@ impl Evidence {
     /// vantage that could not have been heard yet is not silent.
     pub const fn listen_since(&mut self, since: Timestamp) {
         self.listening_since = Some(since);
+    }
+
+    /// Sight that was lost is back only when enough vantages have been live without a break for as long as one may be
+    /// silent: else every late probe on a busy machine would be told as two changes. What is judged meanwhile is judged
+    /// by [`Self::is_blind`].
+    pub(crate) fn still_blind(&mut self, policy: &Policy, now: Timestamp) -> bool {
+        if self.is_blind(policy, now) {
+            self.lost_sight(policy, now);
+            return true;
+        }
+        let waits = self.blind_at.is_some_and(|at| now.since_ms(at) < policy.vantage_stale_after_ms);
+        if !waits {
+            self.blind_at = None;
+        }
+        waits
+    }
+
+    /// Keeps the moment in mind, if too few are live now and sight was lost before.
+    pub(crate) fn lost_sight(&mut self, policy: &Policy, now: Timestamp) {
+        if self.blind_at.is_some() && self.is_blind(policy, now) {
+            self.blind_at = Some(now);
+        }
     }
 
     /// Too few live vantages to judge.

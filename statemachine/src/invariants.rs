@@ -1,6 +1,6 @@
 //! Named predicates over one record, shared by tests, simulator and, before each commit, production.
 
-use crate::{Effect, EpisodeKind, Mode, Pending, Record, State};
+use crate::{Effect, EpisodeKind, Mode, Pending, Record, State, Way};
 
 /// No counter comes near this in the lifetime of a cluster.
 const COUNT_MAX: u64 = u64::MAX / 2;
@@ -38,7 +38,7 @@ pub fn check(record: &Record) -> Result<(), Violation> {
 }
 
 fn coherent(record: &Record) -> Result<(), Violation> {
-    let Record { pending, effects_issued, tokens_issued, epoch, .. } = record;
+    let Record { pending, effects_issued, tokens_issued, epoch, config, .. } = record;
     let repeated = |(index, p): (usize, &Pending)| pending[..index].iter().any(|other| other.id == p.id);
     let target_configured = match &record.state {
         State::Promoting { target, .. } => record.config.member(target).is_some() && *target != record.primary,
@@ -47,6 +47,15 @@ fn coherent(record: &Record) -> Result<(), Violation> {
     let waited_for = |p: &Pending| match (&p.effect, &record.state) {
         (Effect::Promote { region, .. }, State::Promoting { target, .. }) => region == target,
         (Effect::Promote { .. }, _) => false,
+        // Names go ahead of a promotion only past its point of no return.
+        (Effect::Reroute { overlap: Some(overlap), .. }, State::Promoting { target, .. }) => {
+            let member = config.member(&overlap.region).is_some_and(|member| member.arn == overlap.writer);
+            let (ahead, back) = (overlap.region == *target, overlap.region == record.primary);
+            member && !record.promotion_unclaimed() && if overlap.way == Way::Ahead { ahead } else { back }
+        }
+        (Effect::Reroute { overlap: Some(overlap), .. }, State::Rerouting { .. }) => {
+            overlap.way == Way::Ahead && overlap.region == record.primary && overlap.epoch == *epoch
+        }
         (Effect::Reroute { .. } | Effect::Verify { .. }, state) => matches!(state, State::Rerouting { .. }),
         _ => true,
     };

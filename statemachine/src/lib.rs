@@ -33,12 +33,12 @@ mod state;
 mod states;
 mod turn;
 
-pub use config::{AlarmWeight, ArcEndpoint, Config, Member, Policy, ProbeWeight, Route, RouteBy};
+pub use config::{AlarmWeight, ArcEndpoint, Config, Member, Policy, ProbeWeight, RerouteWhen, Route, RouteBy};
 pub use deadline::{due_effects, next_wakeup};
 pub use decision::{Decision, Reason, Rule, Verdict};
 pub use effect::{
-    Assessment, Claim, ClusterFacts, Effect, FailoverInProgress, How, MemberFacts, Outcome, Pending, Question,
-    RecordChange, Report,
+    Assessment, Claim, ClusterFacts, Effect, FailoverInProgress, How, MemberFacts, Outcome, Overlap, Pending, Question,
+    RecordChange, Report, Way,
 };
 pub use event::{
     Alarm, Claimant, Command, Configured, EffectResult, Envelope, Event, LagReading, Observation, Order, Probe,

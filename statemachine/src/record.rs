@@ -286,7 +286,7 @@ pub struct Episode {
     /// The latest approval of an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Approval>,
-    /// Everybody who ordered or approved it.
+    /// The callers who ordered or approved it; in whose name does not count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvers: Vec<String>,
     /// Quorum reached.
@@ -298,6 +298,9 @@ pub struct Episode {
     /// Target writable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted_at: Option<Timestamp>,
+    /// The public names were sent ahead of the promotion, to its target.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub names_ahead: bool,
     /// Names changed and in sync.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerouted_at: Option<Timestamp>,
@@ -320,7 +323,7 @@ pub struct Episode {
 }
 
 impl Episode {
-    /// Somebody stands for it.
+    /// This caller stands for it.
     pub(crate) fn approved_by(&mut self, who: &str) {
         if self.approvers.len() < APPROVERS_KEPT && !self.approvers.iter().any(|known| known == who) {
             self.approvers.push(who.into());
@@ -339,6 +342,7 @@ impl Episode {
             confirmed_at: None,
             decided_at: None,
             promoted_at: None,
+            names_ahead: false,
             rerouted_at: None,
             verified_at: None,
             assessment: None,

@@ -4,7 +4,7 @@ use crate::machine::Next;
 use crate::turn::{Turn, describe};
 use crate::{
     Assessment, Configured, Effect, Episode, EpisodeKind, EpisodeOutcome, Guard, Hold, HoldReason, How, Mode, Question,
-    Record, Region, Report, Rule, State, Timestamp, guards,
+    Record, Region, Report, Rule, State, Timestamp, Way, guards,
 };
 use alloc::string::ToString;
 use statig::Outcome::Super;
@@ -201,14 +201,20 @@ pub(crate) fn promoting_probe(record: &mut Record, turn: &mut Turn) -> Next {
 }
 
 pub(crate) fn promoting_claim(record: &mut Record, turn: &mut Turn) -> Next {
-    let automatic = record.episode.as_ref().is_some_and(|e| e.kind == EpisodeKind::Failover && e.ordered.is_none());
-    if !record.promotion_unclaimed() || !automatic {
+    turn.call_names_back(record);
+    if !record.promotion_unclaimed() {
         return Super;
     }
-    let still_down = guards::still_down(record, turn.now);
-    let go = still_down.pass;
-    turn.guards.push(still_down);
-    if go { Super } else { turn.take_promotion_back(record) }
+    if record.episode.as_ref().is_some_and(|e| e.kind == EpisodeKind::Failover && e.ordered.is_none()) {
+        let still_down = guards::still_down(record, turn.now);
+        let go = still_down.pass;
+        turn.guards.push(still_down);
+        if !go {
+            return turn.take_promotion_back(record);
+        }
+    }
+    turn.send_names_ahead(record);
+    Super
 }
 
 pub(crate) fn promoting_configured(record: &mut Record, turn: &mut Turn, configured: &Configured) -> Next {
@@ -235,12 +241,21 @@ pub(crate) fn promoting_result(record: &mut Record, turn: &mut Turn, target: &Re
             let heartbeat_at = *heartbeat_at;
             promoted(record, turn, target, heartbeat_at)
         }
+        Some((Effect::Reroute { overlap: Some(overlap), .. }, Report::Rerouted { .. })) => {
+            let ahead = overlap.way == Way::Ahead;
+            if let Some(episode) = &mut record.episode {
+                episode.names_ahead = ahead;
+                episode.rerouted_at = ahead.then_some(turn.now);
+            }
+            turn.call_names_back(record);
+            turn.updated(if ahead { Rule::Rerouted } else { Rule::NamesBack })
+        }
         _ => Super,
     }
 }
 
 fn promoted(record: &mut Record, turn: &mut Turn, target: &Region, heartbeat_at: Option<Timestamp>) -> Next {
-    let changes = record.route_changes(target);
+    let changes = record.route_changes(&record.primary, target);
     let old = record.primary.clone();
     let newest_ok = record.evidence.newest_ok;
     move_primary(record, turn, target);
@@ -260,7 +275,15 @@ fn promoted(record: &mut Record, turn: &mut Turn, target: &Region, heartbeat_at:
         episode.rpo_heartbeat_ms = newest_ok.zip(heartbeat_at).map(|(ok, heartbeat)| ok.since_ms(heartbeat));
     }
     let deadline = turn.now.plus_ms(record.config.policy.reroute_deadline_ms);
-    turn.issue(record, Effect::Reroute { changes }, deadline);
+    let in_sync = record.episode.as_ref().and_then(|episode| episode.rerouted_at);
+    match (in_sync, record.pending_reroute_mut(Way::Ahead)) {
+        (Some(at), _) => turn.verify(record, changes, at),
+        (None, Some(pending)) => pending.deadline = deadline,
+        (None, None) => {
+            record.drop_reroute();
+            turn.issue(record, Effect::Reroute { changes, overlap: None }, deadline);
+        }
+    }
     // A switchover leaves a replica behind, a failover maybe a writer.
     if record.episode.as_ref().is_some_and(|episode| episode.kind == EpisodeKind::Failover) {
         turn.fence(record, &old);
@@ -270,19 +293,12 @@ fn promoted(record: &mut Record, turn: &mut Turn, target: &Region, heartbeat_at:
 
 pub(crate) fn rerouting_result(record: &mut Record, turn: &mut Turn) -> Next {
     match turn.done.take() {
-        Some((Effect::Reroute { changes }, Report::Rerouted { at, .. })) => {
+        Some((Effect::Reroute { changes, .. }, Report::Rerouted { at, .. })) => {
             record.hold = None;
             if let Some(episode) = &mut record.episode {
                 episode.rerouted_at = Some(turn.now);
             }
-            let ttl_ms = changes.iter().map(|c| c.ttl_s.saturating_mul(1000)).max().unwrap_or(0);
-            let not_before = at.plus_ms(ttl_ms);
-            let deadline = not_before.plus_ms(record.config.policy.reroute_deadline_ms);
-            let verify = Effect::Verify { changes, region: record.primary.clone(), not_before };
-            let id = turn.issue(record, verify, deadline);
-            if let Some(pending) = record.pending.iter_mut().find(|p| p.id == id) {
-                pending.not_before = not_before;
-            }
+            turn.verify(record, changes, at);
             turn.updated(Rule::Rerouted)
         }
         Some((Effect::Verify { .. }, Report::Verified { .. })) => {

@@ -6,8 +6,8 @@ use crate::machine::Next;
 use crate::{
     Assessment, Claim, ClaimToken, ClusterId, Configured, ControllerId, Decision, DualWriter, Effect, EffectId,
     EffectResult, Episode, EpisodeKind, EpisodeOutcome, Event, Grace, GuardResult, Hold, HoldReason, How, Outcome,
-    Pending, Policy, Probe, Question, Reason, Record, RecordChange, Region, Report, Rule, State, Timestamp, Verdict,
-    deadline,
+    Overlap, Pending, Policy, Probe, Question, Reason, Record, RecordChange, Region, Report, RerouteWhen, Rule, State,
+    Timestamp, Verdict, Way, deadline,
 };
 use alloc::boxed::Box;
 use alloc::format;
@@ -19,8 +19,15 @@ use statig::Outcome::{Handled, Transition};
 const NAME_BY_HAND: &str = "point the public name at the new writer, and it goes on by itself; or acknowledge to take \
                             over by hand";
 
+/// What an operator can do when the names went ahead of a promotion that did not take place.
+const NAME_BACK_BY_HAND: &str = "point the public name at the writer that RDS names; acknowledge to take over by hand";
+
 /// How often evidence is stored while a confirmation window passes: whoever takes over loses a quarter of it.
 const STORED_PER_WINDOW: u64 = 4;
+
+/// And never more often than this, in milliseconds: each time costs several writes and a question to RDS, and a store
+/// that cannot follow would delay the evidence itself.
+const STORED_APART_MIN_MS: u64 = 250;
 
 /// What one step gathers.
 pub(crate) struct Turn {
@@ -79,6 +86,8 @@ impl Turn {
 
     /// Evidence and results are taken in before any state sees them; false when there is nothing left to decide.
     pub(crate) fn take_in(&mut self, record: &mut Record, event: &Event) -> bool {
+        // Who fell silent since the last event may be heard again by this one.
+        record.evidence.lost_sight(&record.config.policy, self.now);
         match event {
             Event::Probe(probe) => self.take_probe(record, probe),
             Event::Result(result) => self.settle(record, result),
@@ -181,6 +190,7 @@ impl Turn {
         };
         pending.claim = None;
         if now < pending.deadline && !refused && !spent {
+            self.call_names_back(record);
             self.updated(Rule::EffectRetried);
             return false;
         }
@@ -191,7 +201,9 @@ impl Turn {
             ref effect => effect.name(),
         };
         let detail = format!("{missing}: {detail}");
-        self.ran_out(record, index, refused, detail, look_again_at)
+        let told = self.ran_out(record, index, refused, detail, look_again_at);
+        self.call_names_back(record);
+        told
     }
 
     /// An effect was refused by the world, or is overdue: held and looked at again, or let go. Never silent.
@@ -203,7 +215,23 @@ impl Turn {
         detail: String,
         again_at: Timestamp,
     ) -> bool {
+        let promoting = matches!(record.state, State::Promoting { .. });
         let (reason, release) = match (&record.pending[index].effect, refused) {
+            // The names are moved after the promotion, then.
+            (Effect::Reroute { overlap: Some(Overlap { way: Way::Ahead, .. }), .. }, _) if promoting => {
+                record.pending.remove(index);
+                self.updated(Rule::GivenUp);
+                return false;
+            }
+            (Effect::Reroute { overlap: Some(Overlap { way: Way::Back, .. }), .. }, _) => {
+                let again_ms = record.config.policy.reroute_deadline_ms;
+                record.pending[index].deadline = self.now.plus_ms(again_ms);
+                let detail = format!("the public names went ahead of it and are not back: {detail}");
+                self.hold(record, HoldReason::PromoteRefused, detail, NAME_BACK_BY_HAND, again_at);
+                self.updated(Rule::EffectHeld);
+                self.announce(record, "hold", "hold");
+                return false;
+            }
             (Effect::Announce { .. } | Effect::Fence { .. }, _) => {
                 record.pending.remove(index);
                 self.updated(Rule::GivenUp);
@@ -274,9 +302,12 @@ impl Turn {
 
     /// Sight is judged after every event, in every state; quiet evidence is stored once in a while.
     pub(crate) fn look(&mut self, record: &mut Record) {
-        let blind = record.evidence.is_blind(&record.config.policy, self.now);
+        let blind = record.evidence.still_blind(&record.config.policy, self.now);
         let changed = blind != record.blind;
         record.blind = blind;
+        if changed && blind {
+            record.evidence.blind_at = Some(self.now);
+        }
         if (changed || self.news) && !self.verdict.is_durable() {
             self.updated(Rule::SightChanged);
         } else if self.verdict == Verdict::Noted
@@ -306,7 +337,7 @@ impl Turn {
     /// Evidence that matters and decides nothing yet: stored now and then, so that another controller can go on from
     /// it, but never more often than the store can follow.
     pub(crate) fn counted(&mut self, record: &Record) -> Next {
-        let every_ms = record.config.policy.confirm_after_ms / STORED_PER_WINDOW;
+        let every_ms = (record.config.policy.confirm_after_ms / STORED_PER_WINDOW).max(STORED_APART_MIN_MS);
         if self.now.since_ms(record.heartbeat_at) < every_ms {
             return self.noted();
         }
@@ -367,6 +398,65 @@ impl Turn {
         if record.fence_of(region).is_none() {
             let deadline = self.now.plus_ms(record.config.policy.fence_deadline_ms);
             self.issue(record, Effect::Fence { cluster, region: region.clone() }, deadline);
+        }
+    }
+
+    /// The promotion is past its point of no return, and the evidence shows the old primary as down: the public names
+    /// are sent ahead, if the policy says so.
+    pub(crate) fn send_names_ahead(&mut self, record: &mut Record) {
+        let down = record.evidence.confirms_down(&record.config, self.now).reached();
+        if record.config.policy.reroute != RerouteWhen::Overlapped || !down {
+            return;
+        }
+        if record.config.routes.is_empty() {
+            return;
+        }
+        let Some(promotion) = record.pending_promotion() else { return };
+        let (Effect::Promote { how: How::Failover, to, region, .. }, deadline) =
+            (promotion.effect.clone(), promotion.deadline)
+        else {
+            return;
+        };
+        let changes = record.route_changes(&record.primary, &region);
+        let overlap = Overlap { way: Way::Ahead, writer: to, region, epoch: record.epoch.next() };
+        self.issue(record, Effect::Reroute { changes, overlap: Some(overlap) }, deadline);
+        if let Some(episode) = &mut record.episode {
+            episode.names_ahead = true;
+        }
+    }
+
+    /// Brings the public names back that went ahead of a promotion which RDS gave up, once nobody moves them any more.
+    pub(crate) fn call_names_back(&mut self, record: &mut Record) {
+        let refused = record.hold.as_ref().is_some_and(|hold| hold.reason == HoldReason::PromoteRefused);
+        let ahead = record.episode.as_ref().is_some_and(|episode| episode.names_ahead);
+        let now = self.now;
+        let moving = record.pending_reroute_mut(Way::Back).is_some()
+            || record
+                .pending_reroute_mut(Way::Ahead)
+                .is_some_and(|p| p.claim.as_ref().is_some_and(|claim| now < claim.expires_at));
+        if !refused || !ahead || moving {
+            return;
+        }
+        let Some(Effect::Promote { from, region, .. }) = record.pending_promotion().map(|p| p.effect.clone()) else {
+            return;
+        };
+        record.drop_reroute();
+        let changes = record.route_changes(&region, &record.primary);
+        let (region, epoch) = (record.primary.clone(), record.epoch);
+        let overlap = Overlap { way: Way::Back, writer: from, region, epoch };
+        let deadline = now.plus_ms(record.config.policy.reroute_deadline_ms);
+        self.issue(record, Effect::Reroute { changes, overlap: Some(overlap) }, deadline);
+    }
+
+    /// Asks for the proof, once the names that were in sync at `at` are out of every cache.
+    pub(crate) fn verify(&mut self, record: &mut Record, changes: Vec<RecordChange>, at: Timestamp) {
+        let ttl_ms = changes.iter().map(|c| c.ttl_s.saturating_mul(1000)).max().unwrap_or(0);
+        let not_before = at.plus_ms(ttl_ms).max(self.now);
+        let deadline = not_before.plus_ms(record.config.policy.reroute_deadline_ms);
+        let verify = Effect::Verify { changes, region: record.primary.clone(), not_before };
+        let id = self.issue(record, verify, deadline);
+        if let Some(pending) = record.pending.iter_mut().find(|p| p.id == id) {
+            pending.not_before = not_before;
         }
     }
 
@@ -600,6 +690,24 @@ impl Record {
         self.pending.retain(|p| !matches!(p.effect, Effect::Assess { .. }));
     }
 
+    /// The promotion that is not done yet.
+    pub(crate) fn pending_promotion(&self) -> Option<&Pending> {
+        self.pending.iter().find(|p| matches!(p.effect, Effect::Promote { .. }))
+    }
+
+    /// The names on this way, if they are asked to move while the writer does.
+    pub(crate) fn pending_reroute_mut(&mut self, way: Way) -> Option<&mut Pending> {
+        let on_it = |p: &&mut Pending| match &p.effect {
+            Effect::Reroute { overlap: Some(overlap), .. } => overlap.way == way,
+            _ => false,
+        };
+        self.pending.iter_mut().find(on_it)
+    }
+
+    pub(crate) fn drop_reroute(&mut self) {
+        self.pending.retain(|p| !matches!(p.effect, Effect::Reroute { .. }));
+    }
+
     /// Has the promotion never been claimed, so that it can still be taken back?
     pub(crate) fn promotion_unclaimed(&self) -> bool {
         self.pending.iter().any(|p| matches!(p.effect, Effect::Promote { .. }) && !p.ever_claimed)
@@ -615,9 +723,9 @@ impl Record {
         evidence.lag.retain(|region, _| config.member(region).is_some());
     }
 
-    /// The swaps that make the public names follow the writer from the primary to `target`.
-    pub(crate) fn route_changes(&self, target: &Region) -> Vec<RecordChange> {
-        let (Some(from), Some(to)) = (self.primary_member(), self.config.member(target)) else {
+    /// The swaps that make the public names follow the writer.
+    pub(crate) fn route_changes(&self, from: &Region, to: &Region) -> Vec<RecordChange> {
+        let (Some(from), Some(to)) = (self.config.member(from), self.config.member(to)) else {
             return Vec::new();
         };
         let change = |route: &crate::Route| RecordChange {

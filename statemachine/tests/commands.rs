@@ -472,6 +472,7 @@ fn where_two_people_are_needed_one_person_twice_is_not_enough() {
     };
     assert_eq!(approve("alice"), "confirmed-down");
     assert_eq!(approve("alice"), "confirmed-down");
+    assert_eq!(approve("alice on behalf of bob"), "confirmed-down", "a name that the caller gives is nobody else");
     assert_eq!(approve("bob"), "promoting");
     // Who orders a failover is the first of them, also where the machine may act by itself.
     let mut ordered = Cluster::healthy(Mode::Auto);
@@ -479,6 +480,13 @@ fn where_two_people_are_needed_one_person_twice_is_not_enough() {
     ordered.order(Order::Failover { target: None, allow_data_loss: true });
     ordered.done("assess", Report::Assessed(assessment(EAST)));
     assert_eq!(ordered.state(), "confirmed-down");
+    let mut same = ordered.command(Order::Approve { allow_data_loss: false });
+    same.on_behalf_of = Some("bob".into());
+    ordered.give(Event::Command(same));
+    ordered.done("assess", Report::Assessed(assessment(EAST)));
+    assert_eq!(ordered.state(), "confirmed-down", "one caller for two people is one caller");
+    let approval = ordered.record().episode.as_ref().and_then(|episode| episode.approval.clone()).expect("approved");
+    assert_eq!(approval.by, "alice on behalf of bob");
     let mut second = ordered.command(Order::Approve { allow_data_loss: false });
     second.actor = "bob".into();
     ordered.give(Event::Command(second));

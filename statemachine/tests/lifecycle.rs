@@ -111,6 +111,68 @@ fn silence_makes_blind_and_never_confirms() {
 }
 
 #[test]
+fn lost_sight_is_back_only_when_it_has_lasted() {
+    // After the loss: seconds until the next round, the round, still told as blind?
+    let cases: [&[(u64, &str, bool)]; 4] = [
+        &[(10, "ok ok -", true), (20, "ok ok -", true), (14, "ok ok -", true), (1, "ok ok -", false)],
+        // One of the two falls silent in between: it counts from there.
+        &[
+            (10, "ok ok -", true),
+            (36, "ok - -", true),
+            (1, "- ok -", true),
+            (34, "ok ok -", true),
+            (1, "ok ok -", false),
+        ],
+        &[(10, "ok isolated -", true), (10, "ok ok -", true), (34, "ok ok -", true), (1, "ok ok -", false)],
+        // Failures are seen as well as successes.
+        &[(10, "- timeout timeout", true), (35, "- timeout timeout", false)],
+    ];
+    for rounds in cases {
+        let mut cluster = Cluster::healthy(Mode::Auto);
+        cluster.wait(60_000);
+        cluster.give(Event::Tick);
+        assert!(cluster.record().blind);
+        for (number, (seconds, outcomes, blind)) in rounds.iter().enumerate() {
+            cluster.wait(seconds * 1_000);
+            cluster.round(outcomes);
+            assert_eq!(cluster.record().blind, *blind, "round {number} of {rounds:?}");
+        }
+        assert_eq!(cluster.record().evidence.blind_at, None);
+    }
+}
+
+#[test]
+fn vantages_that_are_late_again_and_again_are_told_once() {
+    let mut cluster = Cluster::healthy(Mode::Auto);
+    let mut changes = 0;
+    for _ in 0..40 {
+        // Each is silent for a little too long, and then two are heard at once.
+        cluster.wait(36_000);
+        changes += u32::from(cluster.give(Event::Tick).rule == Rule::SightChanged);
+        for vantage in ["west", "witness"] {
+            changes += u32::from(cluster.probe(vantage, "ok").rule == Rule::SightChanged);
+        }
+    }
+    assert_eq!(changes, 1, "blind, and not sighted and blind forty times");
+}
+
+#[test]
+fn what_is_seen_again_is_judged_at_once() {
+    let mut cluster = Cluster::healthy(Mode::Auto);
+    cluster.wait(60_000);
+    cluster.give(Event::Tick);
+    cluster.probe_lag(40);
+    cluster.rounds(3, "- timeout timeout");
+    assert!(cluster.record().blind);
+    cluster.round("- timeout timeout");
+    assert_eq!(cluster.state(), "suspect", "20 s are no window");
+    cluster.rounds(1, "- timeout timeout");
+    assert_eq!(cluster.state(), "confirmed-down");
+    cluster.done("assess", Report::Assessed(assessment(EAST)));
+    assert_eq!(cluster.state(), "promoting");
+}
+
+#[test]
 fn after_a_gap_the_window_starts_from_zero() {
     let mut cluster = Cluster::healthy(Mode::Auto);
     cluster.rounds(3, "- timeout timeout");
@@ -330,7 +392,7 @@ fn promoted_swaps_the_roles_raises_the_epoch_and_reroutes() {
     assert_eq!(cluster.record().primary, Region::from(WEST));
     assert!(cluster.record().exposed);
     let change = cluster.record().pending.iter().find_map(|p| match &p.effect {
-        Effect::Reroute { changes } => Some((changes[0].from.clone(), changes[0].to.clone())),
+        Effect::Reroute { changes, .. } => Some((changes[0].from.clone(), changes[0].to.clone())),
         _ => None,
     });
     assert_eq!(change, Some(("orders.us-east-1.".into(), "orders.us-west-2.".into())));

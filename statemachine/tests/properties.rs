@@ -229,6 +229,7 @@ impl Walk {
         };
         Command {
             actor: "alice".into(),
+            on_behalf_of: None,
             reason: "random".into(),
             expected_epoch: self.record.epoch,
             expires_at: self.now.plus_ms(60_000),

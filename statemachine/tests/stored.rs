@@ -18,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folder that today's code writes.
-const NEWEST: &str = "v1";
+const NEWEST: &str = "v2";
 
 fn folder(shape: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(shape)

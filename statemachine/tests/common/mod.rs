@@ -234,6 +234,7 @@ impl Cluster {
         self.events += 1;
         Command {
             actor: "alice".into(),
+            on_behalf_of: None,
             reason: "test".into(),
             expected_epoch: self.record().epoch,
             expires_at: self.now.plus_ms(60_000),
