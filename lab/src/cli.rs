@@ -1,6 +1,7 @@
 //! `aurora-failover lab …`.
 
 use crate::aws::{Fault, Timing};
+use crate::bench::{self, Bench};
 use crate::drill::{self, DrillOptions, KillController};
 use crate::scenario::{self, Scenario};
 use crate::stage::{Profile, RouteBy, Stage, StageOptions};
@@ -35,7 +36,9 @@ struct Options {
     /// Of a hundred statements of theirs so many only read.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=99))]
     reads: Option<u8>,
-    /// Write what is done, and when, into this file: `lab replay FILE` does it again.
+    /// Write what is done, and when, into this file: `lab replay FILE` does it again. Of `up` that is what is ordered
+    /// through the lab: faults, healing, traffic, its own orders; not what the program is ordered to do in another
+    /// terminal.
     #[arg(long, value_name = "FILE.toml")]
     trace: Option<PathBuf>,
 }
@@ -45,9 +48,12 @@ struct Drill {
     /// Which scenario: one of `--list`, or the path of a .toml file.
     #[arg(required_unless_present_any = ["all", "list"])]
     scenario: Option<String>,
-    /// Carry all scenarios out, one after the other.
+    /// Carry all scenarios out, one after the other, except those that take minutes.
     #[arg(long, conflicts_with = "scenario")]
     all: bool,
+    /// With `--all`: also those that take minutes.
+    #[arg(long, requires = "all")]
+    long: bool,
     /// Name all scenarios.
     #[arg(long, conflicts_with_all = ["scenario", "all"])]
     list: bool,
@@ -136,9 +142,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure how fast it is, beside what cannot be beaten and what people would use instead.
+    Bench {
+        #[command(subcommand)]
+        bench: Bench,
+        /// Print one JSON object on standard output.
+        #[arg(long, global = true)]
+        json: bool,
+    },
     /// Break something in the lab that runs: lose-region REGION, isolate VANTAGE, blindfold VANTAGE REGION,
     /// crash SERVER, hang SERVER, slow SERVER, lose-website REGION, cut-replication, slow-dns 300ms, aws FAULT,
-    /// kill-controller NUMBER.
+    /// kill-controller NUMBER, hang-controller NUMBER, headless REGION, fail-promotion.
     Fault(Order),
     /// Undo it.
     Heal(Order),
@@ -212,6 +226,7 @@ async fn dispatch(lab: Lab) -> Result<ExitCode> {
             report::show(&if json { serde_json::to_string_pretty(&result)? } else { soak::text(&result) })?;
             Ok(if result.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Some(Command::Bench { bench, json }) => bench::run(bench, json).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Reaper) => Ok(ExitCode::FAILURE),
     }
 }
@@ -227,7 +242,7 @@ impl Drill {
     async fn run(self) -> Result<ExitCode> {
         let scenarios = match &self.scenario {
             Some(name) => vec![scenario::find(name)?],
-            None => scenario::all(),
+            None => scenario::all().into_iter().filter(|one| self.list || self.long || !one.long).collect(),
         };
         if self.list {
             let line = |scenario: &Scenario| format!("{:<28} {}", scenario.name, scenario.about.trim());

@@ -12,13 +12,13 @@
 //! status                           who is the writer, what the record says, what is broken
 //! ```
 //!
-//! What is broken and healed can be written into a trace, which `lab replay` does again.
+//! What is broken, healed and ordered here can be written into a trace, which `lab replay` does again. What an operator
+//! orders with the program itself, in another terminal, is not in it.
 
-use crate::scenario::{self, Act, Breakage, Condition, Expect, Scenario, StageSection, Step};
-use crate::stage::{CLUSTER, Endpoint, PRIMARY, SECONDARY, Stage, StageOptions, Traffic};
+use crate::scenario::{self, Act, Breakage, Condition, Expect, Scenario, Server, StageSection, Step};
+use crate::stage::{CLUSTER, PRIMARY, SECONDARY, Stage, StageOptions, Traffic};
 use crate::{demo, drill, reaper};
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::ValueEnum as _;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -71,36 +71,108 @@ pub async fn obey(mut stage: Stage, mut trace: Option<Trace>, orders: Orders) ->
     if std::io::stdin().is_terminal() {
         tokio::spawn(prompt(requests));
     }
-    let mut broken: Vec<String> = Vec::new();
+    let mut desk = Desk::default();
     let mut play = Play::default();
     loop {
         let pause = if play.steps.is_empty() { TRACE_EVERY } else { STEP_EVERY };
-        let next = match tokio::time::timeout(pause, incoming.recv()).await {
-            Ok(next) => next,
-            Err(_) => {
-                play.go_on(&mut stage, &mut broken).await;
-                if let Some(trace) = &mut trace {
-                    // The store may be out of reach: it is a lab to break things in.
-                    if let Err(error) = trace.write(&stage).await {
-                        tracing::debug!(error = format!("{error:#}"), "the trace is not current");
-                    }
+        let Ok(next) = tokio::time::timeout(pause, incoming.recv()).await else {
+            play.go_on(&mut stage, &mut desk).await;
+            let done = std::mem::take(&mut desk.done);
+            if let Some(trace) = &mut trace {
+                trace.note(done);
+                // The store may be out of reach: it is a lab to break things in.
+                if let Err(error) = trace.write(&stage).await {
+                    tracing::debug!(error = format!("{error:#}"), "the trace is not current");
                 }
-                continue;
             }
+            continue;
         };
         let Some((line, answer)) = next else { return Ok(()) };
-        let at = Instant::now();
-        let said = match carry_out(&mut stage, &mut broken, &mut play, line.trim()).await {
-            Ok(said) => {
-                if let Some(trace) = &mut trace {
-                    trace.note(at, line.trim())?;
-                }
-                said
-            }
-            Err(error) => format!("error: {error:#}"),
-        };
+        let said = carry_out(&mut stage, &mut desk, &mut play, line.trim()).await;
         // Whoever asked may be gone.
-        let _nobody_waits = answer.send(said);
+        let _nobody_waits = answer.send(said.unwrap_or_else(|error| format!("error: {error:#}")));
+    }
+}
+
+/// What was done by orders: what is broken by them, and the steps that the trace has yet to note.
+#[derive(Default)]
+struct Desk {
+    broken: Vec<Broken>,
+    done: Vec<(Instant, Step)>,
+}
+
+/// Something that is broken.
+struct Broken {
+    /// As it was ordered, such as `crash writer`.
+    ordered: String,
+    /// With the server that had the role then.
+    breakage: Breakage,
+}
+
+impl Desk {
+    fn note(&mut self, at: Instant, step: Step) {
+        self.done.push((at, step));
+    }
+
+    async fn break_it(&mut self, stage: &mut Stage, ordered: &Breakage) -> Result<()> {
+        let (at, breakage) = (Instant::now(), ordered.named(stage));
+        breakage.make(stage, rand::random()).await?;
+        self.broken.push(Broken { ordered: ordered.clone().into(), breakage: breakage.clone() });
+        self.note(at, Step { fault: Some(breakage), ..Step::default() });
+        Ok(())
+    }
+
+    /// Heals what was broken by this order, or what the order means now.
+    async fn heal(&mut self, stage: &mut Stage, ordered: &Breakage) -> Result<()> {
+        let text = String::from(ordered.clone());
+        let is_it = |broken: &Broken| broken.ordered == text || String::from(broken.breakage.clone()) == text;
+        let found: Vec<Breakage> =
+            self.broken.iter().filter(|broken| is_it(broken)).map(|broken| broken.breakage.clone()).collect();
+        for breakage in if found.is_empty() { vec![ordered.clone()] } else { found } {
+            let at = Instant::now();
+            breakage.undo(stage).await?;
+            self.note(at, Step { heal: Some(breakage), ..Step::default() });
+        }
+        self.broken.retain(|broken| !is_it(broken));
+        Ok(())
+    }
+
+    /// Heals everything; answers what that was.
+    async fn heal_all(&mut self, stage: &mut Stage) -> Result<Vec<String>> {
+        self.forget_replaced(stage).await;
+        // A server comes back only into a region that is there.
+        self.broken.sort_by_key(|broken| matches!(broken.breakage, Breakage::Crash(_)));
+        let mut healed = Vec::new();
+        while let Some(broken) = self.broken.first() {
+            let (breakage, at) = (broken.breakage.clone(), Instant::now());
+            breakage.undo(stage).await?;
+            healed.push(breakage.healed());
+            self.broken.remove(0);
+            self.note(at, Step { heal: Some(breakage), ..Step::default() });
+        }
+        Ok(healed)
+    }
+
+    /// A server that crashed may run again without having been healed: RDS replaces a writer, and rebuilds what it was.
+    async fn forget_replaced(&mut self, stage: &Stage) {
+        let mut running = Vec::new();
+        for broken in &self.broken {
+            if let Breakage::Crash(Server::Named(name)) = &broken.breakage
+                && stage.topology.is_running(name).await
+            {
+                running.push(name.clone());
+            }
+        }
+        self.broken.retain(|broken| match &broken.breakage {
+            Breakage::Crash(Server::Named(name)) => !running.contains(name),
+            _ => true,
+        });
+    }
+
+    /// What is broken now, as it was ordered.
+    async fn broken(&mut self, stage: &Stage) -> Vec<String> {
+        self.forget_replaced(stage).await;
+        self.broken.iter().map(|broken| broken.ordered.clone()).collect()
     }
 }
 
@@ -127,20 +199,16 @@ impl Trace {
         let about = "What was done by hand in a lab.".into();
         // What was lost by hand is not the question.
         let expect = Expect { lost_writes_max: u64::from(u32::MAX), ..Expect::default() };
-        let scenario = Scenario { name: String::new(), about, stage, step: Vec::new(), expect };
+        let scenario = Scenario { name: String::new(), about, long: false, stage, step: Vec::new(), expect };
         Self { path, began: Instant::now(), since: SystemTime::now(), scenario }
     }
 
-    /// Adds an order that was carried out at `at`.
-    fn note(&mut self, at: Instant, line: &str) -> Result<()> {
-        let at = Some(Duration::from_millis(at.duration_since(self.began).as_millis() as u64));
-        let step = match line.split_once(' ') {
-            Some(("fault", what)) => Step { at, fault: Some(what.parse()?), ..Step::default() },
-            Some(("heal", what)) => Step { at, heal: Some(what.parse()?), ..Step::default() },
-            _ => return Ok(()),
-        };
-        self.scenario.step.push(step);
-        Ok(())
+    /// Adds what was done.
+    fn note(&mut self, done: Vec<(Instant, Step)>) {
+        for (at, step) in done {
+            let at = Some(Duration::from_millis(at.duration_since(self.began).as_millis() as u64));
+            self.scenario.step.push(Step { at, ..step });
+        }
     }
 
     /// Writes it, with what has come of it so far.
@@ -176,9 +244,9 @@ impl Play {
     }
 
     /// Does what is due; a step that fails ends it.
-    async fn go_on(&mut self, stage: &mut Stage, broken: &mut Vec<String>) {
+    async fn go_on(&mut self, stage: &mut Stage, desk: &mut Desk) {
         let Some(step) = self.steps.front().cloned() else { return };
-        match self.step(stage, broken, &step).await {
+        match self.step(stage, desk, &step).await {
             Ok(false) => {}
             Ok(true) => {
                 self.steps.pop_front();
@@ -196,7 +264,7 @@ impl Play {
     }
 
     /// Is the step done?
-    async fn step(&mut self, stage: &mut Stage, broken: &mut Vec<String>, step: &Step) -> Result<bool> {
+    async fn step(&mut self, stage: &mut Stage, desk: &mut Desk, step: &Step) -> Result<bool> {
         let (began, began_at) = self.began.context("it has begun")?;
         if step.at.is_some_and(|at| began.elapsed() < at) {
             return Ok(false);
@@ -206,16 +274,8 @@ impl Play {
         let since = *self.since.get_or_insert_with(Instant::now);
         let unix = began_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         match act {
-            Act::Fault(breakage) => {
-                breakage.make(stage, rand::random()).await?;
-                note_broken(broken, breakage);
-                Ok(true)
-            }
-            Act::Heal(breakage) => {
-                breakage.undo(stage).await?;
-                broken.retain(|other| *other != String::from(breakage.clone()));
-                Ok(true)
-            }
+            Act::Fault(breakage) => desk.break_it(stage, breakage).await.map(|()| true),
+            Act::Heal(breakage) => desk.heal(stage, breakage).await.map(|()| true),
             Act::Wait(condition, within) => match condition.missing(stage, unix).await? {
                 None => Ok(true),
                 Some(missing) if since.elapsed() > within => bail!("not within {within:?}: {missing}"),
@@ -225,8 +285,20 @@ impl Play {
                 ensure!(condition.missing(stage, unix).await?.is_some(), "it became {condition}");
                 Ok(since.elapsed() >= during)
             }
+            Act::Traffic(line) => {
+                stage.set_traffic(stage.traffic().after(line)?)?;
+                desk.note(Instant::now(), Step { at: None, ..step.clone() });
+                Ok(true)
+            }
+            Act::Rds(order) => {
+                stage.aws.order(order)?;
+                desk.note(Instant::now(), Step { at: None, ..step.clone() });
+                Ok(true)
+            }
             Act::Command(order, refusal) => {
+                let at = Instant::now();
                 let (code, said) = stage.product(&scenario::order(order)?).await?;
+                desk.note(at, Step { at: None, ..step.clone() });
                 match refusal {
                     None => ensure!(code == 0, "{}", said.trim()),
                     Some(refusal) => ensure!(said.contains(refusal), "not refused as expected: {}", said.trim()),
@@ -237,28 +309,27 @@ impl Play {
     }
 }
 
-async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, play: &mut Play, line: &str) -> Result<String> {
+async fn carry_out(stage: &mut Stage, desk: &mut Desk, play: &mut Play, line: &str) -> Result<String> {
     let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
     match verb {
         "fault" => {
             let breakage: Breakage = rest.parse()?;
-            breakage.make(stage, rand::random()).await?;
-            note_broken(broken, &breakage);
+            desk.break_it(stage, &breakage).await?;
             Ok(format!("done: {breakage}"))
         }
         "heal" if rest == "all" => {
-            let all = std::mem::take(broken);
-            for (index, what) in all.iter().enumerate() {
-                if let Err(error) = what.parse::<Breakage>()?.undo(stage).await {
-                    broken.extend_from_slice(&all[index..]);
-                    return Err(error);
-                }
-            }
-            Ok(format!("healed: {}", if all.is_empty() { "nothing was broken".into() } else { all.join("; ") }))
+            let healed = desk.heal_all(stage).await?;
+            Ok(format!("healed: {}", if healed.is_empty() { "nothing was broken".into() } else { healed.join("; ") }))
+        }
+        "heal" => {
+            let breakage: Breakage = rest.parse()?;
+            desk.heal(stage, &breakage).await?;
+            Ok(format!("healed: {}", breakage.healed()))
         }
         "traffic" => {
-            let traffic = traffic(stage.traffic(), rest)?;
+            let (at, traffic) = (Instant::now(), stage.traffic().after(rest)?);
             stage.set_traffic(traffic)?;
+            desk.note(at, Step { traffic: Some(rest.into()), ..Step::default() });
             Ok(match traffic.clients {
                 0 => "the application is silent".to_owned(),
                 clients => format!("{clients} clients, a statement each {} ms", traffic.pace_ms),
@@ -274,56 +345,32 @@ async fn carry_out(stage: &mut Stage, broken: &mut Vec<String>, play: &mut Play,
             Ok(play.said.clone())
         }
         "failover-in-region" | "switchover" => {
+            let at = Instant::now();
             let order = ["override", CLUSTER, verb, "--reason", "demonstration", "--yes", "--no-wait"];
             let (code, said) = stage.product(&order.map(str::to_owned)).await?;
             ensure!(code == 0, "{}", said.trim());
+            desk.note(at, Step { command: Some(verb.into()), ..Step::default() });
             Ok(said.trim().to_owned())
         }
         "restart-controller" => {
+            let (at, killed) = (Instant::now(), || Some(Breakage::KillController(0)));
             stage.kill_controller(0).await?;
+            desk.note(at, Step { fault: killed(), ..Step::default() });
             tokio::time::sleep(CONTROLLER_AWAY).await;
             stage.start_controller(0)?;
+            desk.note(Instant::now(), Step { heal: killed(), ..Step::default() });
             Ok("the controller was killed, and started again".into())
         }
-        demo::STATE => Ok(demo::describe(stage, broken, &play.said).to_string()),
-        "heal" => {
-            let breakage: Breakage = rest.parse()?;
-            breakage.undo(stage).await?;
-            broken.retain(|other| other != rest);
-            Ok(format!("healed: {breakage}"))
+        demo::STATE => {
+            let broken = desk.broken(stage).await;
+            Ok(demo::describe(stage, &broken, &play.said).to_string())
         }
-        "status" => status(stage, broken).await,
+        "status" => {
+            let broken = desk.broken(stage).await;
+            status(stage, &broken).await
+        }
         _ => bail!("{line:?} is no order; write fault …, heal …, traffic … or status"),
     }
-}
-
-/// What can be healed. A server that crashed is started again by RDS, or not at all.
-fn note_broken(broken: &mut Vec<String>, breakage: &Breakage) {
-    if !matches!(breakage, Breakage::Crash(_)) {
-        broken.push(breakage.clone().into());
-    }
-}
-
-/// The traffic that a line asks for; what it does not say stays.
-fn traffic(before: Traffic, line: &str) -> Result<Traffic> {
-    const SHAPE: &str =
-        "write `traffic stop`, or `traffic CLIENTS [PACE] [name|cluster|proxy]`, such as `traffic 8 20ms proxy`";
-    let mut wanted = before;
-    for (index, word) in line.split_whitespace().enumerate() {
-        if word == "stop" {
-            wanted.clients = 0;
-        } else if let (0, Ok(clients)) = (index, word.parse::<u8>()) {
-            wanted.clients = clients.into();
-        } else if let Ok(through) = Endpoint::from_str(word, true) {
-            wanted.through = through;
-        } else if let Ok(pace) = humantime::parse_duration(word) {
-            ensure!(pace >= Duration::from_millis(1), "{word:?} is no pace: a millisecond at least");
-            wanted.pace_ms = pace.as_millis() as u64;
-        } else {
-            bail!("{word:?} is no traffic; {SHAPE}");
-        }
-    }
-    Ok(wanted)
 }
 
 async fn status(stage: &mut Stage, broken: &[String]) -> Result<String> {

@@ -30,7 +30,7 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 const AURORA_PATIENCE: u32 = 10;
 
 /// How to run a drill. What is not given is as the scenario says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct DrillOptions {
     /// Timing.
     pub profile: Profile,
@@ -76,9 +76,13 @@ impl DrillOptions {
             route: self.route.or(own.route).unwrap_or(usual.route),
             mode: own.mode.unwrap_or(usual.mode),
             policy: own.policy.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
+            canary: own.canary.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
             timing: if self.aurora_timing { Timing::documented() } else { own.timing },
             clients: self.clients.or(own.clients).unwrap_or(usual.clients),
             reads_percent: self.reads_percent.or(own.reads_percent).unwrap_or(usual.reads_percent),
+            controller_region: own.controller_region.clone().unwrap_or(usual.controller_region.clone()),
+            vantage_in_controller: own.vantage_in_controller,
+            unresolved_secondaries: own.unresolved_secondaries,
             ..usual
         }
     }
@@ -342,11 +346,17 @@ impl<'a> Course<'a> {
                     _ => Err(format!("it ended with {code}: {}", said.trim())),
                 }
             }
+            Act::Traffic(line) => {
+                let traffic = stage.traffic().after(line)?;
+                stage.set_traffic(traffic)?;
+                Ok(())
+            }
+            Act::Rds(order) => stage.aws.order(order).map_err(|error| format!("{error:#}")),
         };
-        if matches!(act, Act::Fault(_) | Act::Heal(_) | Act::Command(..)) {
+        if matches!(act, Act::Fault(_) | Act::Heal(_) | Act::Command(..) | Act::Traffic(_) | Act::Rds(_)) {
             self.done.push((now, act.to_string()));
             self.trace.push(Step { at: Some(at), ..step.clone() });
-            if self.fault.is_none() {
+            if self.fault.is_none() && !matches!(act, Act::Traffic(_)) {
                 self.first_fault(stage, now, progress).await?;
             }
         }
@@ -667,7 +677,9 @@ fn timeline(course: &Course<'_>, rows: &[Value], hand_over: Option<(SystemTime, 
         let Some(at) = ms_of(row) else { continue };
         let moved = row["from"] != row["to"];
         let told = moved
-            || ["rerouted", "effect-held", "guard-refused", "observed-counted"].iter().any(|rule| row["rule"] == *rule);
+            || ["rerouted", "names-back", "effect-held", "guard-refused", "observed-counted"]
+                .iter()
+                .any(|rule| row["rule"] == *rule);
         if !told {
             continue;
         }

@@ -6,6 +6,7 @@
 //! the commands print, from the application's own account, and from the calls that arrived.
 
 pub mod aws;
+mod bench;
 pub mod cli;
 pub mod client;
 pub mod control;

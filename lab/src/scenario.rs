@@ -16,7 +16,7 @@
 //! ```
 
 use crate::aws::{Fault, Timing};
-use crate::stage::{CLUSTER, Mode, PRIMARY, Profile, RouteBy, SECONDARY, Stage};
+use crate::stage::{CLUSTER, Mode, PRIMARY, Profile, RouteBy, SECONDARY, Stage, Traffic};
 use anyhow::{Context as _, Result, bail, ensure};
 use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,9 @@ pub struct Scenario {
     pub name: String,
     /// What happens in it, and how it has to end.
     pub about: String,
+    /// It takes longer than a minute: `drill --all` leaves it out, unless told otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub long: bool,
     /// What the lab is like.
     #[serde(default)]
     pub stage: StageSection,
@@ -76,13 +79,25 @@ pub struct StageSection {
     /// Of a hundred statements so many only read; none by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reads_percent: Option<u8>,
+    /// Region of controllers, table and queue; the standby region by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub controller_region: Option<String>,
+    /// The vantage of the standby region runs inside the first controller, as `serve --vantage` does.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub vantage_in_controller: bool,
+    /// The name of a secondary's writer endpoint leads nowhere, until it is the primary.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unresolved_secondaries: bool,
     /// Keys of `[cluster.policy]`.
     pub policy: toml::Table,
+    /// Keys of `[canary]`.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub canary: toml::Table,
     /// How long what Aurora does takes.
     pub timing: Timing,
 }
 
-/// One step: exactly one of fault, heal, wait, watch and command.
+/// One step: exactly one of fault, heal, traffic, wait, watch, command and rds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Step {
@@ -95,6 +110,9 @@ pub struct Step {
     /// Undoes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heal: Option<Breakage>,
+    /// Makes other traffic: `stop`, or `CLIENTS [PACE] [name|cluster|proxy]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<String>,
     /// Goes on when all of this is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<Condition>,
@@ -113,6 +131,9 @@ pub struct Step {
     /// It has to be refused, with this in the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// Somebody's order past the product, straight to RDS: `failover REGION` or `switchover REGION`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rds: Option<String>,
 }
 
 /// What a step is.
@@ -128,6 +149,10 @@ pub enum Act<'a> {
     Watch(&'a Condition, Duration),
     /// Give an order; it is refused with this, or carried out.
     Command(&'a str, Option<&'a str>),
+    /// Make other traffic.
+    Traffic(&'a str),
+    /// Give an order past the product.
+    Rds(&'a str),
 }
 
 impl Step {
@@ -142,14 +167,19 @@ impl Step {
             self.wait.as_ref().map(|condition| Act::Wait(condition, self.within.unwrap_or(WITHIN))),
             self.watch.as_ref().map(|condition| Act::Watch(condition, self.during.unwrap_or_default())),
             self.command.as_deref().map(|order| Act::Command(order, self.refused.as_deref())),
+            self.traffic.as_deref().map(Act::Traffic),
+            self.rds.as_deref().map(Act::Rds),
         ];
         let mut acts = acts.into_iter().flatten();
         let (Some(act), None) = (acts.next(), acts.next()) else {
-            bail!("a step has exactly one of fault, heal, wait, watch and command: {self:?}");
+            bail!("a step has exactly one of fault, heal, traffic, wait, watch, command and rds: {self:?}");
         };
         ensure!(self.within.is_none() || self.wait.is_some(), "`within` belongs to `wait`: {self:?}");
         ensure!(self.during.is_some() == self.watch.is_some(), "`watch` and `during` belong together: {self:?}");
         ensure!(self.refused.is_none() || self.command.is_some(), "`refused` belongs to `command`: {self:?}");
+        if let Act::Traffic(line) = act {
+            Traffic::default().after(line)?;
+        }
         Ok(act)
     }
 }
@@ -158,11 +188,13 @@ impl fmt::Display for Act<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fault(breakage) => write!(f, "fault: {breakage}"),
-            Self::Heal(breakage) => write!(f, "healed: {breakage}"),
+            Self::Heal(breakage) => write!(f, "healed: {}", breakage.healed()),
             Self::Wait(condition, within) => write!(f, "waiting up to {within:?} for {condition}"),
             Self::Watch(condition, during) => write!(f, "watching for {during:?} that it is never {condition}"),
             Self::Command(order, None) => write!(f, "operator: {order}"),
             Self::Command(order, Some(refusal)) => write!(f, "operator: {order} (refused: {refusal})"),
+            Self::Traffic(line) => write!(f, "traffic: {line}"),
+            Self::Rds(order) => write!(f, "somebody, straight to RDS: {order}"),
         }
     }
 }
@@ -193,6 +225,12 @@ pub enum Breakage {
     Aws(Vec<Fault>),
     /// A controller is killed.
     KillController(usize),
+    /// A controller is stopped (SIGSTOP), and does not notice.
+    HangController(usize),
+    /// RDS shows no instance of a region's cluster.
+    Headless(String),
+    /// RDS accepts failovers and switchovers, and gives them up.
+    FailPromotion,
 }
 
 /// A server by its role at that moment, or by its name.
@@ -220,7 +258,8 @@ impl FromStr for Breakage {
     fn from_str(text: &str) -> Result<Self> {
         const SHAPE: &str = "write `lose-region REGION`, `isolate VANTAGE`, `blindfold VANTAGE REGION`, `crash SERVER`, \
                              `hang SERVER`, `slow SERVER` (writer, reader, a1, a2, b1, b2), `lose-website REGION`, \
-                             `cut-replication`, `slow-dns 300ms`, `aws FAULT …` or `kill-controller NUMBER`";
+                             `cut-replication`, `slow-dns 300ms`, `aws FAULT …`, `kill-controller NUMBER`, \
+                             `hang-controller NUMBER`, `headless REGION` or `fail-promotion`";
         let words: Vec<&str> = text.split_whitespace().collect();
         let region = |region: &str| -> Result<String> {
             ensure!(
@@ -228,6 +267,10 @@ impl FromStr for Breakage {
                 "{region:?} has no databases; {PRIMARY} and {SECONDARY} do"
             );
             Ok(region.into())
+        };
+        let index = |number: &str| -> Result<usize> {
+            let number: usize = number.parse().context(SHAPE)?;
+            number.checked_sub(1).context("controllers are counted from 1")
         };
         let server = |server: &str| -> Result<Server> {
             Ok(match server {
@@ -250,10 +293,10 @@ impl FromStr for Breakage {
             ["aws", ref faults @ ..] if !faults.is_empty() => {
                 Self::Aws(faults.iter().map(|fault| fault.parse()).collect::<Result<_>>()?)
             }
-            ["kill-controller", number] => {
-                let number: usize = number.parse().context(SHAPE)?;
-                Self::KillController(number.checked_sub(1).context("controllers are counted from 1")?)
-            }
+            ["kill-controller", number] => Self::KillController(index(number)?),
+            ["hang-controller", number] => Self::HangController(index(number)?),
+            ["headless", name] => Self::Headless(region(name)?),
+            ["fail-promotion"] => Self::FailPromotion,
             _ => bail!("{text:?} breaks nothing; {SHAPE}"),
         })
     }
@@ -275,6 +318,9 @@ impl fmt::Display for Breakage {
                 write!(f, "AWS: {}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
             }
             Self::KillController(index) => write!(f, "controller {} is killed", index + 1),
+            Self::HangController(index) => write!(f, "controller {} hangs", index + 1),
+            Self::Headless(region) => write!(f, "the cluster in {region} has no instance"),
+            Self::FailPromotion => f.write_str("RDS gives promotions up"),
         }
     }
 }
@@ -309,6 +355,9 @@ impl From<Breakage> for String {
             Breakage::SlowDns(delay) => format!("slow-dns {}ms", delay.as_millis()),
             Breakage::Aws(faults) => format!("aws {}", faults.iter().map(Fault::order).collect::<Vec<_>>().join(" ")),
             Breakage::KillController(index) => format!("kill-controller {}", index + 1),
+            Breakage::HangController(index) => format!("hang-controller {}", index + 1),
+            Breakage::Headless(region) => format!("headless {region}"),
+            Breakage::FailPromotion => "fail-promotion".to_owned(),
         }
     }
 }
@@ -324,6 +373,39 @@ impl Server {
 }
 
 impl Breakage {
+    /// How it is once that is undone.
+    #[must_use]
+    pub fn healed(&self) -> String {
+        match self {
+            Self::LoseRegion(region) => format!("{region} is back"),
+            Self::Isolate(vantage) => format!("vantage {vantage} is connected"),
+            Self::Blindfold(vantage, region) => format!("vantage {vantage} reaches {region}"),
+            Self::Crash(server) => format!("{server} runs again"),
+            Self::Hang(server) => format!("{server} goes on"),
+            Self::Slow(server) => format!("{server} is as fast as before"),
+            Self::LoseWebsite(region) => format!("the website of {region} answers"),
+            Self::CutReplication => "replication between the regions goes on".into(),
+            Self::SlowDns(_) => "DNS answers at once".into(),
+            Self::Aws(_) => "the calls of AWS go through".into(),
+            Self::KillController(index) => format!("controller {} is started again", index + 1),
+            Self::HangController(index) => format!("controller {} goes on", index + 1),
+            Self::Headless(region) => format!("the cluster in {region} has its instances"),
+            Self::FailPromotion => "RDS carries promotions out".into(),
+        }
+    }
+
+    /// With the server that has the role now in the place of the role.
+    #[must_use]
+    pub fn named(&self, stage: &Stage) -> Self {
+        let named = |server: &Server| Server::Named(server.name(stage).into());
+        match self {
+            Self::Crash(server) => Self::Crash(named(server)),
+            Self::Hang(server) => Self::Hang(named(server)),
+            Self::Slow(server) => Self::Slow(named(server)),
+            other => other.clone(),
+        }
+    }
+
     /// Breaks it.
     ///
     /// # Errors
@@ -341,6 +423,9 @@ impl Breakage {
             Self::SlowDns(delay) => stage.slow_dns(*delay),
             Self::Aws(faults) => stage.aws.set_faults(faults.clone(), seed),
             Self::KillController(index) => stage.kill_controller(*index).await?,
+            Self::HangController(index) => stage.hang_controller(*index, true)?,
+            Self::Headless(region) => stage.aws.set_headless(region, true),
+            Self::FailPromotion => stage.aws.fail_promotions(true),
         }
         Ok(())
     }
@@ -354,7 +439,9 @@ impl Breakage {
             Self::LoseRegion(region) => stage.heal_region(region),
             Self::Isolate(vantage) => stage.isolate(vantage, false)?,
             Self::Blindfold(vantage, region) => stage.blindfold(vantage, region, false)?,
-            Self::Crash(server) => bail!("{server} is started again by RDS, or not at all"),
+            // Who had the role may have lost it by the crash.
+            Self::Crash(Server::Writer | Server::Reader) => stage.topology.revive(None).await?,
+            Self::Crash(Server::Named(name)) => stage.topology.revive(Some(name)).await?,
             Self::Hang(server) => stage.topology.unhang(server.name(stage)).await?,
             Self::Slow(server) => stage.topology.unslow(server.name(stage)).await?,
             Self::LoseWebsite(region) => stage.topology.heal_website(region),
@@ -362,6 +449,9 @@ impl Breakage {
             Self::SlowDns(_) => stage.slow_dns(Duration::ZERO),
             Self::Aws(_) => stage.aws.set_faults(Vec::new(), 0),
             Self::KillController(index) => stage.start_controller(*index)?,
+            Self::HangController(index) => stage.hang_controller(*index, false)?,
+            Self::Headless(region) => stage.aws.set_headless(region, false),
+            Self::FailPromotion => stage.aws.fail_promotions(false),
         }
         Ok(())
     }
@@ -401,6 +491,15 @@ pub struct Condition {
     /// A probe of another kind than a write that a quorum of vantages sees fail, by its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_failing: Option<String>,
+    /// The region that the public name leads to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name_leads_to: Option<String>,
+    /// RDS shows nothing that has yet to be resynchronized.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resynchronized: Option<bool>,
+    /// The other region's cluster has replayed what the writer wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_step: Option<bool>,
     /// The application's newest acknowledged write was made in this region.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub writes_in: Option<String>,
@@ -416,6 +515,22 @@ impl Condition {
             let by = stage.latest().borrow().map(|ack| ack.by);
             if !by.is_some_and(|by| is_in(by, region)) {
                 return Ok(Some(format!("the application does not write in {region}")));
+            }
+        }
+        if let Some(region) = &self.name_leads_to {
+            let leads_to = stage.public_region();
+            if leads_to != Some(region) {
+                return Ok(Some(format!("the public name leads to {}", leads_to.unwrap_or("nowhere"))));
+            }
+        }
+        let resynchronized = stage.aws.is_resynchronized();
+        if self.resynchronized.is_some_and(|wanted| wanted != resynchronized) {
+            return Ok(Some(format!("resynchronized is {resynchronized}")));
+        }
+        if let Some(wanted) = self.in_step {
+            let is = stage.topology.is_in_step().await.unwrap_or(false);
+            if is != wanted {
+                return Ok(Some(format!("in-step is {is}")));
             }
         }
         let record = match stage.record().await {
@@ -494,6 +609,7 @@ impl fmt::Display for Condition {
             ("primary", &self.primary),
             ("a turn by", &self.rule),
             ("a quorum without", &self.observed_failing),
+            ("the name leading to", &self.name_leads_to),
         ];
         parts.extend(texts.into_iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?))));
         let flags = [
@@ -501,6 +617,8 @@ impl fmt::Display for Condition {
             ("exposed", self.exposed),
             ("a second writer", self.dual_writer),
             ("paused", self.paused),
+            ("in step", self.in_step),
+            ("resynchronized", self.resynchronized),
         ];
         parts.extend(
             flags
@@ -612,6 +730,8 @@ mod tests {
             ("[[step]]\nwait = { mood = \"good\" }", "mood"),
             ("[[step]]\ncommand = \"pause\"\nheal = \"hang a1\"", "exactly one"),
             ("[[step]]\nwatch = { state = \"stable\" }", "belong together"),
+            ("[[step]]\ntraffic = \"much\"", "is no traffic"),
+            ("[[step]]\nfault = \"hang-controller 0\"", "counted from 1"),
         ];
         for (text, reason) in wrong {
             let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");

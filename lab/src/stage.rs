@@ -67,11 +67,17 @@ const METRICS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Writes that the application must have made before anything is broken.
 const WRITES_MIN: usize = 20;
 
+/// The gauge of the controller that holds the lease.
+const LISTENING: &str = "aurora_failover_listening";
+/// The variable with the token of whoever gives orders on a dashboard.
+const DASHBOARD_TOKEN: &str = "AURORA_FAILOVER_DASHBOARD_TOKEN";
+
 /// Timing of the whole lab.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
     /// Probes every 200 ms, three failures, TTL 1 s.
+    #[default]
     Fast,
     /// The product's default policy: probes every 10 s, confirmed after 30 s, TTL 5 s.
     Default,
@@ -148,11 +154,46 @@ pub struct Traffic {
     pub through: Endpoint,
 }
 
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { clients: 1, pace_ms: CLIENT_PACE_MS, reads_percent: 0, through: Endpoint::Name }
+    }
+}
+
+impl Traffic {
+    /// The traffic that a line asks for; what it does not say stays.
+    ///
+    /// # Errors
+    /// When it asks for something else.
+    pub fn after(self, line: &str) -> Result<Self> {
+        const SHAPE: &str =
+            "write `traffic stop`, or `traffic CLIENTS [PACE] [name|cluster|proxy]`, such as `traffic 8 20ms proxy`";
+        let mut wanted = self;
+        for (index, word) in line.split_whitespace().enumerate() {
+            if word == "stop" {
+                wanted.clients = 0;
+            } else if let (0, Ok(clients)) = (index, word.parse::<u8>()) {
+                wanted.clients = clients.into();
+            } else if let Ok(through) = Endpoint::from_str(word, true) {
+                wanted.through = through;
+            } else if let Ok(pace) = humantime::parse_duration(word) {
+                ensure!(pace >= Duration::from_millis(1), "{word:?} is no pace: a millisecond at least");
+                wanted.pace_ms = pace.as_millis() as u64;
+            } else {
+                bail!("{word:?} is no traffic; {SHAPE}");
+            }
+        }
+        Ok(wanted)
+    }
+}
+
 /// How to start a lab.
 #[derive(Debug, Clone)]
 pub struct StageOptions {
     /// Keys of `[cluster.policy]` that differ from the profile's, with their values as in TOML.
     pub policy: Vec<(String, String)>,
+    /// Keys of `[canary]` that differ from the profile's, with their values as in TOML.
+    pub canary: Vec<(String, String)>,
     /// How long what Aurora does takes.
     pub timing: Timing,
     /// Timing.
@@ -169,12 +210,19 @@ pub struct StageOptions {
     pub reads_percent: u8,
     /// Where the dashboards find the control of the demonstration; without it there are no dashboards.
     pub demo_url: Option<String>,
+    /// Region of controllers, table and queue.
+    pub controller_region: String,
+    /// The vantage of the standby region runs inside the first controller.
+    pub vantage_in_controller: bool,
+    /// The name of a secondary's writer endpoint leads nowhere, until it is the primary.
+    pub unresolved_secondaries: bool,
 }
 
 impl Default for StageOptions {
     fn default() -> Self {
         Self {
             policy: Vec::new(),
+            canary: Vec::new(),
             timing: Timing::default(),
             profile: Profile::Fast,
             controllers: 1,
@@ -183,6 +231,9 @@ impl Default for StageOptions {
             clients: 1,
             reads_percent: 0,
             demo_url: None,
+            controller_region: SECONDARY.into(),
+            vantage_in_controller: false,
+            unresolved_secondaries: false,
         }
     }
 }
@@ -226,8 +277,12 @@ pub struct Stage {
     dashboard_token: String,
     demo_url: Option<String>,
     dns: DnsServer,
+    zones: Zones,
     vantages: Vec<Vantage>,
     controllers: Vec<Option<Child>>,
+    /// The vantage that runs inside the first controller, if one does.
+    vantage_in_controller: Option<&'static str>,
+    controller_started_at: Option<SystemTime>,
     /// Where each controller answers `/metrics`.
     metrics: Vec<SocketAddr>,
     reaper: Arc<Reaper>,
@@ -320,6 +375,7 @@ impl Stage {
         let mut aws_options = AwsOptions::new(zones.clone(), databases, global_cluster);
         aws_options.account = ACCOUNT.into();
         aws_options.timing = options.timing;
+        aws_options.unresolved_secondaries = options.unresolved_secondaries;
         let aws = Aws::start(aws_options).await?;
         let zone_id = aws.create_zone(ZONE)?;
         match route {
@@ -377,8 +433,11 @@ impl Stage {
             dashboard_token: uuid::Uuid::new_v4().simple().to_string(),
             demo_url: options.demo_url.clone(),
             dns,
+            zones,
             vantages,
             controllers: Vec::new(),
+            vantage_in_controller: options.vantage_in_controller.then_some(SECONDARY),
+            controller_started_at: None,
             metrics: (0..controllers).map(|_| free_address()).collect::<Result<_>>()?,
             reaper,
             dir,
@@ -391,6 +450,9 @@ impl Stage {
             // The dashboard is shown by the controller.
             let holder = if *role == "dashboard" { "controller" } else { role };
             stage.aws.put_role_policy(holder, role, &policy)?;
+            if *role == "canary" && options.vantage_in_controller {
+                stage.aws.put_role_policy("controller", role, &policy)?;
+            }
         }
         progress.step("creating table, bus, rule and queues (aurora-failover init)");
         stage.finished("init", "deployer", &["init"]).await?;
@@ -402,9 +464,15 @@ impl Stage {
         stage.controllers.resize_with(controllers, || None);
         for index in 0..controllers {
             stage.start_controller(index)?;
+            if index == 0 && controllers > 1 {
+                // So that a scenario knows which one listens.
+                stage.listens(0).await?;
+            }
         }
-        for index in 0..VANTAGES.len() {
-            stage.start_canary(index)?;
+        for (index, (name, _)) in VANTAGES.iter().enumerate() {
+            if stage.vantage_in_controller != Some(name) {
+                stage.start_canary(index)?;
+            }
         }
         Ok(stage)
     }
@@ -485,10 +553,19 @@ impl Stage {
         self.application.iter().map(|client| client.account().longest_gap_ms(since)).max().unwrap_or_default()
     }
 
-    /// The newest acknowledgement of the application's first client, and its changes.
+    /// The newest acknowledgement of the application's first client, and its changes; of an application that is
+    /// silent none.
     #[must_use]
     pub fn latest(&self) -> watch::Receiver<Option<Acknowledged>> {
-        self.application[0].latest()
+        self.application.first().map_or_else(|| watch::channel(None).1, Client::latest)
+    }
+
+    /// The region whose cluster the public name leads to.
+    #[must_use]
+    pub fn public_region(&self) -> Option<&'static str> {
+        let name = self.zones.get(PUBLIC_NAME, RecordKind::Cname)?;
+        let leads_to = |region: &&&str| name.values().iter().any(|value| same_name(value, &endpoint(region)));
+        [PRIMARY, SECONDARY].iter().find(leads_to).copied()
     }
 
     /// Every name server answers so much later from now on.
@@ -546,6 +623,21 @@ impl Stage {
 
     async fn status(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.finished("status", "auditor", &["status", "--output", "json"]).await?)?)
+    }
+
+    /// From the start of the first controller to its first request for messages, once that has ended.
+    pub async fn first_poll(&self) -> Option<Duration> {
+        let until = Instant::now() + STEADY_WITHIN;
+        while Instant::now() < until {
+            let started = self.controller_started_at?;
+            let polled =
+                self.aws.calls().into_iter().find(|call| call.action == "ReceiveMessage" && call.at >= started);
+            if let Some(call) = polled {
+                return call.at.duration_since(started).ok();
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        None
     }
 
     /// The version of the stored record, by `aurora-failover status`.
@@ -651,14 +743,19 @@ impl Stage {
     /// # Errors
     /// When the process cannot be started.
     pub fn start_controller(&mut self, index: usize) -> Result<()> {
+        let started_at = SystemTime::now();
         let listen = self.metrics[index].to_string();
         let dashboard = self.dashboards[index].to_string();
         let mut arguments = vec!["serve", "--listen", &listen];
+        if let Some(vantage) = self.vantage_in_controller.filter(|_| index == 0) {
+            arguments.extend(["--vantage", vantage]);
+        }
         if let Some(demo_url) = &self.demo_url {
             arguments.extend(["--dashboard", &dashboard, "--demo-url", demo_url]);
         }
         let controller = self.spawn(&controller_name(index), "controller", &arguments, &self.aws.url())?;
         self.controllers[index] = Some(controller);
+        self.controller_started_at.get_or_insert(started_at);
         Ok(())
     }
 
@@ -680,6 +777,31 @@ impl Stage {
     pub async fn kill_controller(&mut self, index: usize) -> Result<()> {
         let mut controller = self.controllers[index].take().context("the controller is not running")?;
         controller.kill().await.context("killing the controller")
+    }
+
+    /// Stops one of the controllers in the middle of what it does (SIGSTOP), or lets it go on.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn hang_controller(&self, index: usize, hangs: bool) -> Result<()> {
+        let controller = self.controllers.get(index).and_then(Option::as_ref);
+        let pid = controller.and_then(Child::id).context("the controller is not running")?;
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("the controller is not running")?;
+        let signal = if hangs { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        rustix::process::kill_process(pid, signal).context("sending the controller a signal")
+    }
+
+    /// Waits until a controller holds the lease.
+    async fn listens(&mut self, index: usize) -> Result<()> {
+        let until = Instant::now() + STEADY_WITHIN;
+        while !matches!(self.gauge(self.metrics[index], LISTENING).await, Ok(1)) {
+            self.all_alive()?;
+            if Instant::now() > until {
+                bail!("controller {} does not listen; logs are in {}", index + 1, self.keep_logs().display());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     /// Has any of the service's processes ended by itself?
@@ -717,11 +839,16 @@ impl Stage {
     /// How to look around from another terminal.
     #[must_use]
     pub fn describe(&self) -> String {
-        let environment: Vec<String> = self
+        let mut environment: Vec<String> = self
             .environment(&self.aws.url(), ADMINISTRATOR)
             .into_iter()
+            // Of no use without a dashboard.
+            .filter(|(key, _)| *key != DASHBOARD_TOKEN || self.demo_url.is_some())
             .map(|(key, value)| format!("export {key}={value}"))
             .collect();
+        if let Some(dir) = self.exe.parent() {
+            environment.push(format!("export PATH={}:$PATH", dir.display()));
+        }
         let dashboards = self.dashboard_urls().map(|url| format!("dashboard     {url}\n")).collect::<String>();
         format!(
             "{dashboards}public name   {PUBLIC_NAME} (dig -p {} @127.0.0.1 {PUBLIC_NAME})\n\
@@ -729,7 +856,7 @@ impl Stage {
              PostgreSQL    port {} on {} ({PRIMARY}) and {} ({SECONDARY}), user app, database {CLUSTER}\n\
              packet loss   {}\n\
              logs          {}\n\n\
-             In another terminal:\n{}\n{} status\n{} history",
+             In another terminal:\n{}\naurora-failover status\naurora-failover history",
             self.dns.addr().port(),
             self.topology.front_address(Front::Website, PRIMARY),
             self.topology.front_address(Front::Website, SECONDARY),
@@ -739,8 +866,6 @@ impl Stage {
             link::drop_method(),
             self.dir.path().display(),
             environment.join("\n"),
-            self.exe.display(),
-            self.exe.display(),
         )
     }
 
@@ -781,7 +906,7 @@ impl Stage {
             ("AWS_ACCESS_KEY_ID", key.into()),
             ("AWS_SECRET_ACCESS_KEY", "lab".into()),
             ("AWS_EC2_METADATA_DISABLED", "true".into()),
-            ("AURORA_FAILOVER_DASHBOARD_TOKEN", self.dashboard_token.clone()),
+            (DASHBOARD_TOKEN, self.dashboard_token.clone()),
             ("AURORA_FAILOVER_CONFIG", config.display().to_string()),
         ]
     }
@@ -901,6 +1026,11 @@ fn number_of(vantage: &str) -> Result<usize> {
     Ok(1 + index.with_context(|| format!("{vantage} is no vantage of the lab: {}", names.join(", ")))?)
 }
 
+/// Names are the same with and without the last dot, and in any case.
+fn same_name(one: &str, other: &str) -> bool {
+    one.trim_end_matches('.').eq_ignore_ascii_case(other.trim_end_matches('.'))
+}
+
 fn open_link(name: &str, target: SocketAddr) -> Result<Link> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     Link::open(name, listener, target)
@@ -940,14 +1070,16 @@ fn configuration(
         Mode::Approve => "approve",
         Mode::Observe => "observe",
     };
+    let canary: String = options.canary.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
     let mut text = format!(
         "# Written by the lab.\n\
-         region = \"{SECONDARY}\"\nprofile = \"{}\"\n\n\
+         region = \"{}\"\nprofile = \"{}\"\n\n\
          [dns]\nnameservers = [\"{nameserver}\"]\n\n\
          [database]\nport = {}\nuser = \"app\"\nname = \"{CLUSTER}\"\ntls = \"off\"\n\n\
-         [canary]\nself-check = [\"{neutral}\"]\n\n\
+         [canary]\nself-check = [\"{neutral}\"]\n{canary}\n\
          [[cluster]]\nid = \"{CLUSTER}\"\nmode = \"{mode}\"\nvantages = [{}]\n\n\
          [[cluster.route]]\n{route}\nname = \"{PUBLIC_NAME}\"\n",
+        options.controller_region,
         options.profile.name(),
         topology.port(),
         vantages.join(", "),

@@ -68,13 +68,16 @@ pub struct AwsOptions {
     pub global_cluster: GlobalCluster,
     /// How long what Aurora does takes.
     pub timing: Timing,
+    /// The name of a secondary's writer endpoint leads nowhere, until it is the primary.
+    pub unresolved_secondaries: bool,
 }
 
 impl AwsOptions {
     /// The defaults: account `000000000000`, changes of DNS in sync after 50 ms.
     pub fn new(zones: Zones, databases: Arc<dyn Databases>, global_cluster: GlobalCluster) -> Self {
         let (account, timing) = ("000000000000".to_owned(), Timing::default());
-        Self { account, zones, dns_propagation_ms: 50, databases, global_cluster, timing }
+        let (dns_propagation_ms, unresolved_secondaries) = (50, false);
+        Self { account, zones, dns_propagation_ms, databases, global_cluster, timing, unresolved_secondaries }
     }
 }
 
@@ -174,9 +177,41 @@ impl Aws {
         self.front.network.0.send_if_modified(|lost| lost.remove(region));
     }
 
+    /// RDS shows no instance of the cluster in `region` from now on, or shows them again.
+    pub fn set_headless(&self, region: &str, headless: bool) {
+        self.front.rds.set_headless(region, headless);
+    }
+
+    /// RDS accepts failovers and switchovers from now on and gives them up, or carries them out again.
+    pub fn fail_promotions(&self, fail: bool) {
+        self.front.rds.give_up(fail);
+    }
+
+    /// Has every cluster that was left behind been made to follow again?
+    pub fn is_resynchronized(&self) -> bool {
+        self.front.rds.is_resynchronized()
+    }
+
+    /// Somebody's order to RDS, past HTTP and the log of calls: `failover REGION` or `switchover REGION`.
+    ///
+    /// # Errors
+    /// When it is no such order, or RDS refuses it.
+    pub fn order(&self, order: &str) -> anyhow::Result<()> {
+        match order.split_once(' ') {
+            Some(("failover", region)) => self.front.rds.order(region, false),
+            Some(("switchover", region)) => self.front.rds.order(region, true),
+            _ => anyhow::bail!("{order:?} is no order to RDS: write `failover REGION` or `switchover REGION`"),
+        }
+    }
+
     /// From now on these faults happen to calls, drawn from `seed`; none when there are none.
     pub fn set_faults(&self, faults: Vec<Fault>, seed: u64) {
         self.front.faults.set(faults, seed);
+    }
+
+    /// Publishes events without HTTP; `request` is that of `PutEvents`.
+    pub fn put_events(&self, region: &str, request: &serde_json::Value) {
+        let _reply = self.front.events.call(region, "PutEvents", request.to_string().as_bytes());
     }
 
     /// The ended requests, oldest first; at most the newest 100,000.

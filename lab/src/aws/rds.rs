@@ -10,9 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::ensure;
+use anyhow::{Context as _, bail, ensure};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,9 @@ pub struct Timing {
     /// From the moment when an old primary region can be reached until its cluster is made to follow.
     #[serde(with = "humantime_serde")]
     pub resynchronize_after: Duration,
+    /// How long a switchover waits for its target to be in step; then it is cancelled.
+    #[serde(with = "humantime_serde")]
+    pub synchronize: Duration,
 }
 
 impl Timing {
@@ -64,6 +67,7 @@ impl Timing {
             notice: Duration::from_secs(10),
             in_region: Duration::from_secs(35),
             resynchronize_after: Duration::from_secs(300),
+            synchronize: Duration::from_secs(120),
         }
     }
 }
@@ -71,7 +75,8 @@ impl Timing {
 impl Default for Timing {
     fn default() -> Self {
         let (none, second) = (Duration::ZERO, Duration::from_secs(1));
-        Self { failover: none, notice: Duration::from_millis(200), in_region: none, resynchronize_after: second }
+        let (notice, synchronize) = (Duration::from_millis(200), Duration::from_secs(3));
+        Self { failover: none, notice, in_region: none, resynchronize_after: second, synchronize }
     }
 }
 
@@ -83,6 +88,11 @@ pub trait Databases: Send + Sync {
     /// An old writer in a region that is not lost must take no more writes by then: RDS says so
     /// in an event (RDS-EVENT-0390).
     async fn promote(&self, region: &str) -> anyhow::Result<()>;
+
+    /// Has the cluster of `region` all that the writer wrote until a moment ago?
+    async fn in_step(&self, _region: &str) -> anyhow::Result<bool> {
+        Ok(true)
+    }
 
     /// The same, without losing a write; nothing has changed when it fails before the old writer has stopped.
     async fn switch_over(&self, region: &str) -> anyhow::Result<()>;
@@ -150,6 +160,7 @@ struct Inner {
     state: Mutex<State>,
     databases: Arc<dyn Databases>,
     timing: Timing,
+    unresolved_secondaries: bool,
     zones: Zones,
     network: Network,
     events: Arc<EventBridge>,
@@ -166,6 +177,10 @@ struct State {
     resync: BTreeSet<String>,
     /// What makes the rest follow the writer, while it does.
     settling: Option<AbortHandle>,
+    /// Regions whose clusters have no instance, by a fault.
+    headless: BTreeSet<String>,
+    /// Moves to another region are given up, by a fault.
+    gives_up: bool,
 }
 
 #[derive(Clone)]
@@ -196,6 +211,8 @@ impl Rds {
             failing_over: None,
             resync: BTreeSet::new(),
             settling: None,
+            headless: BTreeSet::new(),
+            gives_up: false,
         };
         let inner = Inner {
             account: options.account.clone(),
@@ -204,6 +221,7 @@ impl Rds {
             state: Mutex::new(state),
             databases: options.databases.clone(),
             timing: options.timing,
+            unresolved_secondaries: options.unresolved_secondaries,
             zones: options.zones.clone(),
             network,
             events,
@@ -218,6 +236,35 @@ impl Rds {
         let watch = Arc::clone(&inner).replace_lost_writers();
         inner.tasks.spawn(inner.stop.clone().run_until_cancelled_owned(watch));
         Ok(Self(inner))
+    }
+
+    /// The cluster of this region has no instance from now on, or has them again.
+    pub(super) fn set_headless(&self, region: &str, headless: bool) {
+        let mut state = lock(&self.0.state);
+        if headless {
+            state.headless.insert(region.into())
+        } else {
+            state.headless.remove(region)
+        };
+    }
+
+    /// Moves to another region are accepted and given up from now on, or carried out again.
+    pub(super) fn give_up(&self, gives_up: bool) {
+        lock(&self.0.state).gives_up = gives_up;
+    }
+
+    /// Has every cluster that was left behind been made to follow again?
+    pub(super) fn is_resynchronized(&self) -> bool {
+        lock(&self.0.state).resync.is_empty()
+    }
+
+    /// Somebody's order at the console, which is not among the calls.
+    pub(super) fn order(&self, region: &str, planned: bool) -> anyhow::Result<()> {
+        let target = self.0.global.member_in(region).with_context(|| format!("there is no cluster in {region}"))?;
+        match self.0.begin(target, planned) {
+            Ok(_) => Ok(()),
+            Err(refusal) => bail!("{}: {}", refusal.code, refusal.message),
+        }
     }
 
     /// Region of the primary cluster.
@@ -291,7 +338,7 @@ impl Rds {
         only(parameters, &["DBClusterIdentifier", "TargetDBInstanceIdentifier"])?;
         let member = inner.member(region, required(parameters, "DBClusterIdentifier")?)?;
         let instance = parameters.get("TargetDBInstanceIdentifier").cloned();
-        let instances = inner.databases.instances(region);
+        let instances = inner.instances(region);
         let is_reader = |id: &String| instances.iter().any(|(other, writer)| other == id && !writer);
         if instances.len() < 2 || instance.as_ref().is_some_and(|id| !is_reader(id)) {
             let message = format!("DB cluster {} has no such instance to fail over to.", member.cluster_id);
@@ -316,7 +363,7 @@ impl Inner {
     /// The writer starts to move; answers the global cluster as it is at this moment.
     fn begin(self: &Arc<Self>, target: &Member, planned: bool) -> Outcome<String> {
         let (id, arn) = (&self.global.id, self.arn(target));
-        if self.databases.instances(&target.region).is_empty() {
+        if self.instances(&target.region).is_empty() {
             let message = format!("DB cluster {arn} has no DB instance that could be promoted.");
             return Err(Refusal::new("InvalidDBClusterStateFault", message));
         }
@@ -347,6 +394,16 @@ impl Inner {
         Ok(shown)
     }
 
+    /// Instances of the cluster in `region`, as RDS shows them.
+    fn instances(&self, region: &str) -> Vec<(String, bool)> {
+        if lock(&self.state).headless.contains(region) { Vec::new() } else { self.databases.instances(region) }
+    }
+
+    fn gives_up(&self) -> anyhow::Result<()> {
+        ensure!(!lock(&self.state).gives_up, "a fault of the lab");
+        Ok(())
+    }
+
     fn set_status(&self, status: &'static str) {
         if let Some(failover) = &mut lock(&self.state).failover {
             failover.status = status;
@@ -357,7 +414,11 @@ impl Inner {
         self.set_status("failing-over");
         tokio::time::sleep(self.timing.failover).await;
         let place = format!("DB cluster {} in Region {}", target.cluster_id, target.region);
-        if let Err(error) = self.databases.promote(&target.region).await {
+        let promoted = match self.gives_up() {
+            Ok(()) => self.databases.promote(&target.region).await,
+            given_up => given_up,
+        };
+        if let Err(error) = promoted {
             tracing::warn!(region = target.region, error = format!("{error:#}"), "promotion failed");
             lock(&self.state).failover = None;
             self.cluster_event("RDS-EVENT-0239", &format!("Global failover to {place} failed."));
@@ -375,7 +436,16 @@ impl Inner {
         self.set_status("switching-over");
         self.cluster_event("RDS-EVENT-0181", &format!("Global switchover to {place} started."));
         tokio::time::sleep(self.timing.failover).await;
-        if let Err(error) = self.databases.switch_over(&target.region).await {
+        if !self.synchronized(target).await {
+            lock(&self.state).failover = None;
+            self.cluster_event("RDS-EVENT-0186", &format!("Global switchover to {place} is cancelled."));
+            return;
+        }
+        let switched = match self.gives_up() {
+            Ok(()) => self.databases.switch_over(&target.region).await,
+            given_up => given_up,
+        };
+        if let Err(error) = switched {
             tracing::warn!(region = target.region, error = format!("{error:#}"), "switchover failed");
             lock(&self.state).failover = None;
             self.cluster_event("RDS-EVENT-0187", &format!("Global switchover to {place} failed."));
@@ -392,13 +462,44 @@ impl Inner {
         self.resynchronize(&old);
     }
 
+    /// Waits until the target is in step, while the old primary goes on taking writes; false when that takes too long.
+    async fn synchronized(&self, target: &Member) -> bool {
+        let until = Instant::now() + self.timing.synchronize;
+        let mut told = false;
+        loop {
+            match self.databases.in_step(&target.region).await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(error = format!("{error:#}"), "is it in step?"),
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            if !std::mem::replace(&mut told, true) {
+                let waiting = "Waiting for data synchronization with the target DB cluster.";
+                self.cluster_event("RDS-EVENT-0423", waiting);
+            }
+            tokio::time::sleep(WATCH_EVERY).await;
+        }
+    }
+
     /// The writer has moved; answers where it was.
     fn moved(&self, target: &Member) -> String {
-        let mut state = lock(&self.state);
-        let old = std::mem::replace(&mut state.writer, target.region.clone());
-        state.resync.remove(&target.region);
-        state.resync.insert(old.clone());
-        state.failover = None;
+        let old = {
+            let mut state = lock(&self.state);
+            let old = std::mem::replace(&mut state.writer, target.region.clone());
+            state.resync.remove(&target.region);
+            state.resync.insert(old.clone());
+            state.failover = None;
+            old
+        };
+        if self.unresolved_secondaries {
+            for member in &self.global.members {
+                if let Err(error) = self.point_cluster_endpoints(member) {
+                    tracing::error!(error = format!("{error:#}"), "the cluster's endpoints stay");
+                }
+            }
+        }
         old
     }
 
@@ -502,7 +603,12 @@ impl Inner {
         let readers: Vec<&str> =
             if addresses.len() > 1 { &addresses[1..] } else { &addresses }.iter().map(String::as_str).collect();
         for (name, values) in [(&member.endpoint, vec![writer.as_str()]), (&member.reader_endpoint, readers)] {
-            if self.zones.covers(name) {
+            if !self.zones.covers(name) {
+                continue;
+            }
+            if self.unresolved_secondaries && *name == member.endpoint && member.region != lock(&self.state).writer {
+                self.zones.remove(name, RecordKind::A)?;
+            } else {
                 self.zones.set(name, RecordKind::A, ENDPOINT_TTL_S, &values)?;
             }
         }
@@ -693,7 +799,7 @@ impl Inner {
         let source =
             (member.region != state.writer).then(|| text("ReplicationSourceIdentifier", self.arn_in(&state.writer)));
         drop(state);
-        let instances = self.databases.instances(&member.region).into_iter();
+        let instances = self.instances(&member.region).into_iter();
         let instances: String = instances
             .map(|(id, writer)| {
                 tag(

@@ -53,6 +53,9 @@ const PROMOTION_MAX: Duration = Duration::from_secs(30);
 /// A follower that can follow by itself does so within this time.
 const FOLLOWS_SOON: Duration = Duration::from_secs(2);
 
+/// What the writer has written arrives within this time where replication is in step.
+const IN_STEP_WITHIN: Duration = Duration::from_millis(500);
+
 /// Longest time for a server to stop in good order.
 const STOP_MAX: Duration = Duration::from_secs(3);
 
@@ -136,6 +139,9 @@ pub struct Topology {
     lag: LagSampler,
     /// What makes a server slow, while it does.
     slowed: Mutex<BTreeMap<String, AbortHandle>>,
+    promotions: Mutex<Vec<Duration>>,
+    /// Servers are made to follow by one hand at a time.
+    repair: tokio::sync::Mutex<()>,
     writer: watch::Sender<&'static str>,
     heartbeat: JoinHandle<()>,
 }
@@ -239,6 +245,8 @@ impl Topology {
             _fronts: fronts,
             lag,
             slowed: Mutex::default(),
+            promotions: Mutex::default(),
+            repair: tokio::sync::Mutex::default(),
             writer,
             heartbeat,
         };
@@ -251,6 +259,15 @@ impl Topology {
             topology.caught_up(name).await?;
         }
         Ok(topology)
+    }
+
+    /// How long each promotion took in PostgreSQL alone.
+    ///
+    /// # Panics
+    /// Never in practice: nobody panics while holding the list.
+    #[must_use]
+    pub fn promotions(&self) -> Vec<Duration> {
+        self.promotions.lock().expect("no panic while it is held").clone()
     }
 
     /// The port of every public address.
@@ -361,6 +378,52 @@ impl Topology {
         // Aurora's storage does not wait for a reader that is gone.
         let writer = self.writer();
         if node == self.partner(writer) { self.configure(writer).await } else { Ok(()) }
+    }
+
+    /// Brings a server that has ended back, or every one: as what it has to be now.
+    ///
+    /// # Errors
+    /// When its region is lost, or it does not start or catch up.
+    pub async fn revive(&self, which: Option<&str>) -> Result<()> {
+        let _alone = self.repair.lock().await;
+        let named = NODES.iter().map(|(name, _)| *name).filter(|name| which.is_none_or(|which| which == *name));
+        // The writer first: the others follow it, and a region's second server follows its first.
+        let mut named: Vec<&'static str> = named.collect();
+        named.sort_by_key(|name| (*name != self.writer(), self.head(self.region_of(name)).ok() != Some(*name)));
+        for node in named {
+            if self.is_running(node).await {
+                continue;
+            }
+            ensure!(!self.is_lost(self.region_of(node)), "{node} is in a region that is lost; heal that first");
+            if node == self.writer() { self.launch(node).await? } else { self.rebuild(node).await? }
+        }
+        self.configure(self.writer()).await
+    }
+
+    /// Does the server run?
+    pub async fn is_running(&self, node: &str) -> bool {
+        self.nodes.lock().await.get_mut(node).is_some_and(Node::is_alive)
+    }
+
+    /// Has the other region's cluster replayed all that the writer had written a moment ago?
+    ///
+    /// # Errors
+    /// When a server does not answer.
+    pub async fn is_in_step(&self) -> Result<bool> {
+        let writer = self.writer();
+        let other = NODES.iter().map(|(name, _)| *name).find(|name| name[..1] != writer[..1]).expect("two regions");
+        let replica = self.session(self.head(self.region_of(other))?).await?;
+        let written: String =
+            self.session(writer).await?.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
+        let replayed = "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false)";
+        let until = Instant::now() + IN_STEP_WITHIN;
+        while !replica.query_one(replayed, &[&written]).await?.get::<_, bool>(0) {
+            if Instant::now() > until {
+                return Ok(false);
+            }
+            tokio::time::sleep(CATCH_UP_LOOK_EVERY).await;
+        }
+        Ok(true)
     }
 
     /// Nothing is replicated between the regions from now on; everything else goes on.
@@ -564,7 +627,9 @@ impl Topology {
     /// The head of `region` becomes the writer.
     async fn make_writer(&self, region: &str) -> Result<()> {
         let head = self.head(region)?;
+        let began = Instant::now();
         let session = self.promote_node(head).await?;
+        self.promotions.lock().expect("no panic while it is held").push(began.elapsed());
         self.following.lock().expect("no panic while it is held").clear();
         self.writer.send_replace(head);
         self.configure(head).await?;
@@ -679,6 +744,11 @@ impl Databases for Topology {
         Ok(())
     }
 
+    async fn in_step(&self, region: &str) -> Result<bool> {
+        ensure!(self.region_of(self.writer()) != region, "{region} has the writer");
+        self.is_in_step().await
+    }
+
     async fn switch_over(&self, region: &str) -> Result<()> {
         let (old, new) = (self.writer(), self.head(region)?);
         ensure!(!self.is_lost(region) && !self.is_lost(self.region_of(old)), "a region cannot be reached");
@@ -714,6 +784,7 @@ impl Databases for Topology {
     }
 
     async fn settle(&self) -> Result<()> {
+        let _alone = self.repair.lock().await;
         let writer = self.writer();
         let other = NODES.iter().map(|(name, _)| *name).find(|name| name[..1] != writer[..1]).expect("two regions");
         let other = self.head(self.region_of(other))?;
