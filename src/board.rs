@@ -4,7 +4,7 @@
 //! nothing is spent, until somebody watches.
 
 use crate::store::{HistoryRow, SeenProbe};
-use statemachine::{ClusterId, Envelope, Event, Record, Timestamp};
+use statemachine::{ClusterId, Envelope, Event, Record, Region, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +30,20 @@ pub struct Known {
     pub at: Timestamp,
     /// Does this process hear the events itself? Otherwise it is what the table says.
     pub live: bool,
+    /// The primary before this one, as far as this process saw the change, until the episode closes.
+    pub old_primary: Option<Region>,
+}
+
+impl Known {
+    fn new(before: Option<&Self>, version: u64, record: Record, at: Timestamp, live: bool) -> Self {
+        let moved = before.filter(|before| before.record.primary != record.primary);
+        let old_primary = match moved {
+            Some(before) => Some(before.record.primary.clone()),
+            None => before.and_then(|before| before.old_primary.clone()),
+        };
+        let old_primary = old_primary.filter(|_| record.episode.is_some());
+        Self { version, record: Arc::new(record), at, live, old_primary }
+    }
 }
 
 /// Something that happened to a cluster.
@@ -110,9 +124,7 @@ impl Board {
         }
         let due = |known: &Known| !known.live || now.since_ms(known.at) >= QUIET_EVERY_MS;
         if row.is_some() || kept.known.get(&record.cluster).is_none_or(due) {
-            let known = Known { version, record: Arc::new(record.clone()), at: now, live: true };
-            kept.known.insert(record.cluster.clone(), known.clone());
-            self.tell(&mut kept, &record.cluster, Told::Changed(known));
+            self.know(&mut kept, version, record.clone(), now, true, true);
         }
         if let Some(row) = row {
             self.tell(&mut kept, &record.cluster, Told::Turn(Arc::new(row.clone())));
@@ -124,10 +136,7 @@ impl Board {
         if !self.watched.load(Ordering::Relaxed) {
             return;
         }
-        let known = Known { version, record: Arc::new(record.clone()), at: now, live: true };
-        let mut kept = self.kept();
-        kept.known.insert(record.cluster.clone(), known.clone());
-        self.tell(&mut kept, &record.cluster, Told::Changed(known));
+        self.know(&mut self.kept(), version, record.clone(), now, true, true);
     }
 
     /// The table was read, because this process does not hear the events itself.
@@ -135,11 +144,7 @@ impl Board {
         let mut kept = self.kept();
         let cluster = record.cluster.clone();
         let changed = kept.known.get(&cluster).is_none_or(|known| known.version != version || known.live);
-        let known = Known { version, record: Arc::new(record), at, live: false };
-        kept.known.insert(cluster.clone(), known.clone());
-        if changed {
-            self.tell(&mut kept, &cluster, Told::Changed(known));
-        }
+        self.know(&mut kept, version, record, at, false, changed);
     }
 
     /// A stored turn that another process made.
@@ -175,6 +180,15 @@ impl Board {
             }
         };
         Following { missed, newest, coming: self.feed.subscribe() }
+    }
+
+    fn know(&self, kept: &mut Kept, version: u64, record: Record, at: Timestamp, live: bool, tell: bool) {
+        let cluster = record.cluster.clone();
+        let known = Known::new(kept.known.get(&cluster), version, record, at, live);
+        kept.known.insert(cluster.clone(), known.clone());
+        if tell {
+            self.tell(kept, &cluster, Told::Changed(known));
+        }
     }
 
     fn tell(&self, kept: &mut Kept, cluster: &ClusterId, told: Told) {

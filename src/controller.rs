@@ -307,6 +307,7 @@ impl ClusterTask {
     async fn deliver(&mut self, delivery: Delivery) {
         match self.turn(&delivery.envelope).await {
             Ok(()) => {
+                telemetry::message(delivery.received_at.elapsed());
                 // The inbox may be gone already; then the message comes again and is recognised.
                 let _gone = delivery.done.send(());
             }

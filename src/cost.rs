@@ -95,6 +95,8 @@ pub struct Line {
 pub struct Bill {
     /// Region of the prices.
     pub region: String,
+    /// Region of the controller, its table, buses and queues; prices differ by region.
+    pub configured_region: String,
     /// Items.
     pub lines: Vec<Line>,
     /// Sum of those that have a price, in US dollars.
@@ -125,24 +127,30 @@ pub fn bill(settings: &Settings, prices: &Prices, controllers: u32) -> Bill {
         });
     };
     let (mut events, mut metrics) = (0.0, 0.0);
+    let (mut events_told, mut writes_told, mut metrics_told) = (Vec::new(), Vec::new(), Vec::new());
     let (mut writes, mut row_bytes) = (0.0, 0.0);
     for cluster in &settings.clusters {
         events += events_of(cluster, settings);
         metrics += metrics_of(cluster, settings);
         let heartbeats = MONTH_S * 1000.0 / cluster.config.policy.heartbeat_ms as f64;
         let item = item_bytes(cluster);
+        events_told.push(events_arithmetic(cluster, settings));
+        writes_told.push(format!(
+            "{heartbeats:.0} heartbeats × (record {:.0} KB + row {:.0} KB × {ROW_COPIES})",
+            kb(item),
+            kb(QUIET_ROW_BYTES)
+        ));
+        metrics_told.push(format!(
+            "{} vantages × {} members × {MONTH_S:.0} s / {} s",
+            cluster.config.policy.vantages.len(),
+            cluster.config.members.len(),
+            settings.canary.lag_every.map_or(0, |every| every.as_secs()),
+        ));
         writes += heartbeats * (kb(item) + kb(QUIET_ROW_BYTES) * ROW_COPIES as f64);
         row_bytes += heartbeats * (QUIET_ROW_BYTES * ROW_COPIES) as f64;
     }
-    let clusters = settings.clusters.len();
     let vantages = settings.clusters.iter().map(|cluster| cluster.config.policy.vantages.len()).max().unwrap_or(0);
-    add(
-        "eventbridge-events",
-        1e6,
-        "results that the vantages publish".into(),
-        format!("{clusters} clusters: each vantage, each member and probe, once per interval"),
-        events,
-    );
+    add("eventbridge-events", 1e6, "results that the vantages publish".into(), sum(&events_told), events);
     let idle = MONTH_S / POLL_S;
     add(
         "sqs-requests",
@@ -155,7 +163,7 @@ pub fn bill(settings: &Settings, prices: &Prices, controllers: u32) -> Bill {
         "dynamodb-writes",
         1e6,
         "a record and a row per cluster and heartbeat; none per healthy probe".into(),
-        format!("{clusters} clusters: record in KB + row in KB × {ROW_COPIES}, once per heartbeat"),
+        sum(&writes_told),
         writes,
     );
     let lease_s = LEASE_DEFAULT_MS as f64 / 4000.0;
@@ -163,7 +171,7 @@ pub fn bill(settings: &Settings, prices: &Prices, controllers: u32) -> Bill {
         "dynamodb-writes",
         1e6,
         "leases".into(),
-        format!("{controllers} controllers, each {lease_s} s"),
+        format!("{controllers} × {MONTH_S:.0} s / {lease_s} s"),
         f64::from(controllers) * MONTH_S / lease_s,
     );
     let months = settings.retention.map_or(12.0, |kept| kept.as_secs_f64() / MONTH_S);
@@ -176,13 +184,7 @@ pub fn bill(settings: &Settings, prices: &Prices, controllers: u32) -> Bill {
         row_bytes * months,
     );
     if metrics > 0.0 {
-        add(
-            "cloudwatch-metrics",
-            1e3,
-            "replication lag asked of CloudWatch".into(),
-            "each vantage, each member, once per lag-every".into(),
-            metrics,
-        );
+        add("cloudwatch-metrics", 1e3, "replication lag asked of CloudWatch".into(), sum(&metrics_told), metrics);
     }
     let processes = f64::from(controllers) + vantages as f64;
     let hours = processes * MONTH_S / 3600.0;
@@ -197,7 +199,36 @@ pub fn bill(settings: &Settings, prices: &Prices, controllers: u32) -> Bill {
     );
     let usd = lines.iter().filter_map(|line| line.usd).sum();
     let unpriced = lines.iter().filter(|line| line.usd.is_none()).count();
-    Bill { region: prices.region.clone(), lines, usd, unpriced }
+    let configured_region = settings.region.to_string();
+    Bill { region: prices.region.clone(), configured_region, lines, usd, unpriced }
+}
+
+/// Sums of more clusters are told in brief.
+const CLUSTERS_TOLD: usize = 3;
+
+/// The arithmetic of each cluster, added; of many only the first ones.
+fn sum(told: &[String]) -> String {
+    let shown = told.iter().take(CLUSTERS_TOLD).cloned().collect::<Vec<_>>().join(" + ");
+    match told.len().saturating_sub(CLUSTERS_TOLD) {
+        0 => shown,
+        more => format!("{shown} + the same for {more} more"),
+    }
+}
+
+/// How [`events_of`] comes about, with its numbers.
+fn events_arithmetic(cluster: &ClusterSettings, settings: &Settings) -> String {
+    let rhythms = cluster.targets.iter().map(|target| target.rhythm);
+    let rhythms = rhythms.chain(cluster.probes.iter().map(|probe| probe.rhythm));
+    // Targets and probes by their mean pause.
+    let mut pauses: BTreeMap<u128, usize> = BTreeMap::new();
+    for rhythm in rhythms {
+        *pauses.entry((rhythm.interval + rhythm.jitter / 2).as_millis()).or_default() += 1;
+    }
+    let rates = pauses.iter().map(|(ms, count)| format!("{count} / {} s", *ms as f64 / 1000.0));
+    let lag =
+        settings.canary.lag_every.map(|every| format!("{} / {} s", cluster.config.members.len(), every.as_secs()));
+    let rates = rates.chain(lag).collect::<Vec<_>>().join(" + ");
+    format!("{} vantages × ({rates}) × {MONTH_S:.0} s", cluster.config.policy.vantages.len())
 }
 
 /// Results that the vantages publish in a month.
@@ -250,5 +281,7 @@ mod tests {
         assert!((one.lines[0].quantity - events / 1e6).abs() < 1e-9, "{:?}", one.lines[0]);
         let eager = of(&example.replace("# interval = \"10s\"", "interval = \"5s\""));
         assert!(eager.lines[0].quantity > one.lines[0].quantity * 1.8);
+        assert_eq!(one.lines[0].arithmetic, "3 vantages × (2 / 10 s + 2 / 60 s) × 2592000 s");
+        assert_eq!((one.region.as_str(), one.configured_region.as_str()), ("us-east-1", "us-west-2"));
     }
 }

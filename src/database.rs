@@ -31,6 +31,9 @@ use tracing::debug;
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS aurora_failover_heartbeat (
     writer text PRIMARY KEY, epoch bigint NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp())";
 
+/// First writes of one session, until one finds the table: whoever drops it meanwhile does so once.
+const FIRST_WRITES_MAX: u32 = 3;
+
 const WRITE: &str = "INSERT INTO aurora_failover_heartbeat (writer, epoch)
     VALUES ($1, coalesce($2, (SELECT max(epoch) FROM aurora_failover_heartbeat), 0))
     ON CONFLICT (writer) DO UPDATE SET epoch = excluded.epoch, at = clock_timestamp()";
@@ -260,14 +263,23 @@ impl Session {
             return Err(ProbeError::new("read-only", "the server is a replica"));
         }
         let epoch = epoch.map(|epoch| i64::try_from(epoch).unwrap_or(i64::MAX));
-        match self.client.execute(WRITE, &[&writer, &epoch]).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
-                self.client.batch_execute(CREATE).await?;
-                self.client.execute(WRITE, &[&writer, &epoch]).await?;
-                Ok(())
+        for _ in 0..FIRST_WRITES_MAX {
+            match self.client.execute(WRITE, &[&writer, &epoch]).await {
+                Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => self.create_table().await?,
+                written => return written.map(drop).map_err(ProbeError::from),
             }
-            Err(error) => Err(error.into()),
+        }
+        Err(ProbeError::new("server", "the table of heartbeats vanishes as soon as it is created"))
+    }
+
+    /// Creates the table of heartbeats. Others may do so at the same moment: `IF NOT EXISTS` looks first and creates
+    /// afterwards, and whoever comes second is told of a name, or of its row type, that is there by now.
+    async fn create_table(&self) -> Result<(), ProbeError> {
+        const THERE_BY_NOW: [SqlState; 3] =
+            [SqlState::UNIQUE_VIOLATION, SqlState::DUPLICATE_TABLE, SqlState::DUPLICATE_OBJECT];
+        match self.client.batch_execute(CREATE).await {
+            Err(error) if error.code().is_some_and(|code| THERE_BY_NOW.contains(code)) => Ok(()),
+            created => Ok(created?),
         }
     }
 

@@ -372,13 +372,27 @@ fn lag(outer: &Outer) -> Result<Decoded, Refusal> {
 
 fn command(outer: &Outer) -> Result<Decoded, Refusal> {
     let CommandDetail { cluster, at, command, .. } = read_detail(outer)?;
-    short(outer, "actor", &command.actor)?;
-    short(outer, "nonce", &command.nonce)?;
-    if command.reason.len() > REASON_BYTES_MAX {
-        return Err(bad(outer, format!("the reason has {} bytes, at most {REASON_BYTES_MAX}", command.reason.len())));
-    }
+    check_command(&command).map_err(|reason| bad(outer, reason))?;
     let id = format!("command/{}", command.nonce);
     Ok(Decoded { clusters: vec![cluster], envelope: envelope(outer, &id, &at, Event::Command(command))? })
+}
+
+/// Is there anything in a command that no service would take? For whoever sends one.
+///
+/// # Errors
+/// What is wrong, with the bound.
+pub fn check_command(command: &Command) -> Result<(), String> {
+    let on_behalf_of = command.on_behalf_of.as_deref().unwrap_or_default();
+    let bounded = [
+        ("actor", command.actor.as_str(), NAME_BYTES_MAX),
+        ("on-behalf-of", on_behalf_of, NAME_BYTES_MAX),
+        ("nonce", command.nonce.as_str(), NAME_BYTES_MAX),
+        ("reason", command.reason.as_str(), REASON_BYTES_MAX),
+    ];
+    match bounded.iter().find(|(_, text, max)| text.len() > *max) {
+        Some((field, text, max)) => Err(format!("{field} has {} bytes, at most {max}", text.len())),
+        None => Ok(()),
+    }
 }
 
 /// Names are kept in records: they are bounded.
@@ -553,6 +567,7 @@ mod tests {
     fn a_command_counts_only_from_the_operators_queue() {
         let command = Command {
             actor: "alice".into(),
+            on_behalf_of: Some("ticket 4711".into()),
             reason: "drill".into(),
             expected_epoch: Epoch(3),
             expires_at: Timestamp(2_000_000),
@@ -562,7 +577,12 @@ mod tests {
         let detail = command_detail(&"orders".into(), Timestamp(1_000_000), &command);
         let body = message(OPERATOR_SOURCE, COMMAND_DETAIL_TYPE, &detail);
         let decoded = decoder().decode(&body, Channel::Operator).expect("it is ours");
-        assert_eq!(decoded.envelope.event, Event::Command(command));
+        assert_eq!(decoded.envelope.event, Event::Command(command.clone()));
+        let endless = Command { on_behalf_of: Some("x".repeat(300)), ..command };
+        let detail = command_detail(&"orders".into(), Timestamp(1_000_000), &endless);
+        let refused = decoder().decode(&message(OPERATOR_SOURCE, COMMAND_DETAIL_TYPE, &detail), Channel::Operator);
+        let refused = refused.expect_err("a name has its bound").to_string();
+        assert!(refused.contains("on-behalf-of has 300 bytes, at most 256"), "{refused}");
         let refusal = decoder().decode(&body, Channel::Evidence).expect_err("the canary's queue is not for commands");
         assert!(matches!(refusal, Refusal::WrongQueue { .. }), "{refusal}");
     }

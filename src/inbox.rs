@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -58,6 +59,8 @@ pub struct Delivery {
     pub envelope: Envelope,
     /// Fire it when the turn is stored; drop it to have the message delivered again.
     pub done: oneshot::Sender<()>,
+    /// When it was received.
+    pub received_at: Instant,
 }
 
 /// A queue, and what may come by it.
@@ -120,6 +123,7 @@ impl Inbox {
         deletes: &mpsc::Sender<String>,
         tasks: &mut JoinSet<()>,
     ) {
+        let received_at = Instant::now();
         let Message { body, receipt } = message;
         let Decoded { clusters, envelope } = match self.decoder.decode(&body, self.channel) {
             Ok(decoded) => decoded,
@@ -132,7 +136,7 @@ impl Inbox {
                 return;
             };
             let (done, stored) = oneshot::channel();
-            match inbox.try_send(Delivery { envelope: envelope.clone(), done }) {
+            match inbox.try_send(Delivery { envelope: envelope.clone(), done, received_at }) {
                 Ok(()) => turns.push(stored),
                 Err(TrySendError::Full(_)) => {
                     telemetry::inbox_full(cluster);

@@ -3,7 +3,7 @@
 
 use crate::bus::{Bus, BusError, OPERATOR_SOURCE, Outgoing};
 use crate::clock;
-use crate::envelope::{COMMAND_DETAIL_TYPE, command_detail};
+use crate::envelope::{COMMAND_DETAIL_TYPE, check_command, command_detail};
 use crate::store::{DynamoDb, HistoryRow, StoreError};
 use statemachine::{ClusterId, Command, Event, Rule};
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ const ROWS_MAX: usize = 50;
 /// Why an order has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
+    /// No service would take it.
+    #[error("the order was not sent: {0}")]
+    NotInOrder(String),
     /// It never left.
     #[error("the order was not sent: {0}")]
     NotSent(#[from] BusError),
@@ -38,6 +41,7 @@ pub async fn give(
     cluster: &ClusterId,
     command: &Command,
 ) -> Result<Option<HistoryRow>, OrderError> {
+    check_command(command).map_err(OrderError::NotInOrder)?;
     let detail = command_detail(cluster, clock::now(), command);
     bus.publish(&[Outgoing { source: OPERATOR_SOURCE, detail_type: COMMAND_DETAIL_TYPE, detail }]).await?;
     let is_ours = |row: &HistoryRow| matches!(&row.event.event, Event::Command(its) if its.nonce == command.nonce);

@@ -9,6 +9,7 @@
 //! | `aurora_failover_paused_seconds` | cluster | until the pause ends; 0 without one |
 //! | `aurora_failover_evidence_age_seconds` | cluster, vantage | since the vantage was last heard |
 //! | `aurora_failover_event_age_seconds` | event | from an event to its turn: queue lag and decision |
+//! | `aurora_failover_turn_seconds` | | from a message's arrival here to the end of its turn |
 //! | `aurora_failover_turns_total` | cluster, rule | turns that were stored |
 //! | `aurora_failover_conflicts_total` | cluster | turns that another controller made first |
 //! | `aurora_failover_turn_errors_total` | cluster | turns that were not made |
@@ -17,6 +18,7 @@
 //! | `aurora_failover_inbox_full_total` | cluster | messages left in the queue because a cluster does not keep up |
 //! | `aurora_failover_tasks` | | living tasks of the runtime, at `/metrics` only |
 //! | `aurora_failover_listening` | | 1 while this controller holds the lease |
+//! | `aurora_failover_vantage_restarts_total` | | times that the vantage of this process ended by itself and began anew |
 
 use crate::store::HistoryRow;
 use anyhow::{Context as _, Result, anyhow};
@@ -26,8 +28,8 @@ use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use statemachine::{ClusterId, Outcome, Record, Timestamp};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +55,8 @@ const STATES: [&str; 6] = ["healthy", "suspect", "confirmed-down", "promoting", 
 pub struct Health {
     listening: AtomicBool,
     store_answered_at: AtomicU64,
+    /// What it cannot begin without, if that is not there.
+    missing: Mutex<Option<String>>,
 }
 
 impl Health {
@@ -68,6 +72,14 @@ impl Health {
         self.listening.load(Ordering::Relaxed)
     }
 
+    /// It cannot begin, because of this; or can, now.
+    ///
+    /// # Panics
+    /// Never: nothing panics while it is held.
+    pub fn set_missing(&self, missing: Option<String>) {
+        *self.missing.lock().expect("no panic while it is held") = missing;
+    }
+
     /// The store answered.
     pub fn store_answered(&self, at: Timestamp) {
         self.store_answered_at.store(at.0, Ordering::Relaxed);
@@ -75,6 +87,9 @@ impl Health {
 
     /// Ready means that the store answered lately: whether this controller listens or another one does.
     fn readiness(&self, now: Timestamp) -> (StatusCode, String) {
+        if let Some(missing) = &*self.missing.lock().expect("no panic while it is held") {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}; nothing is decided\n"));
+        }
         let ago_ms = now.since_ms(Timestamp(self.store_answered_at.load(Ordering::Relaxed)));
         if ago_ms > READY_WITHIN_MS {
             return (
@@ -120,6 +135,11 @@ pub fn turn(row: &HistoryRow, before: Option<&'static str>, hold: Option<&'stati
             gauge!("aurora_failover_hold", "cluster" => cluster(), "reason" => reason).set(is);
         }
     }
+}
+
+/// A message had its turn.
+pub fn message(waited: Duration) {
+    histogram!("aurora_failover_turn_seconds").record(waited.as_secs_f64());
 }
 
 /// Another controller made the turn first.

@@ -1,20 +1,35 @@
-//! The dashboard's API under load: a fleet of 500 clusters, a hundred pages, and a history of many rows. The real
-//! binary, on the lab's AWS without servers.
+//! The dashboard under load: a fleet of 500 clusters, a hundred pages and more than are let in, a history of 100,000
+//! rows, and all of that in a browser, also on a slow network. The real binary, on the lab's AWS without servers.
 #![cfg(all(feature = "lab", feature = "dashboard"))]
 
 #[path = "support/endpoint.rs"]
 mod endpoint;
 
+use aurora_failover::clock;
+use aurora_failover::config;
+use aurora_failover::store::{DynamoDb, HistoryRow};
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use endpoint::Endpoint;
+use futures::StreamExt as _;
 use serde_json::Value;
+use statemachine::{ClusterId, Timestamp};
 use std::fmt::Write as _;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_aurora-failover");
 const CLUSTERS: usize = 500;
 const PAGES: usize = 100;
+/// More than are let in at once.
+const PAGES_TOO_MANY: usize = 201;
+const ROWS: u64 = 100_000;
+/// Pause between two rows of the long history.
+const ROW_EVERY_MS: u64 = 30_000;
+/// Whose history is long.
+const LONG: &str = "c250";
 const TOKEN: &str = "0123456789abcdef";
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -51,25 +66,150 @@ fn configuration() -> String {
     text
 }
 
+/// The binary serves the fleet.
+struct Served {
+    url: String,
+    endpoint: Endpoint,
+    _serving: Serving,
+    _config: tempfile::NamedTempFile,
+}
+
+impl Served {
+    fn start() -> Self {
+        let config = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(config.path(), configuration()).expect("written");
+        let endpoint = Endpoint::start(config.path().to_str().expect("text"));
+        let command = |arguments: &[&str]| {
+            let mut command = Command::new(BINARY);
+            command.args(arguments).envs(endpoint.environment.iter().cloned());
+            command.env("AURORA_FAILOVER_DASHBOARD_TOKEN", TOKEN).stdin(Stdio::null()).stdout(Stdio::null());
+            command
+        };
+        assert!(command(&["init"]).status().expect("it starts").success());
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+        let mut serve = command(&["serve", "--dashboard", &free.to_string()]);
+        let serving = Serving(serve.stderr(Stdio::null()).spawn().expect("it starts"));
+        Self { url: format!("http://{free}"), endpoint, _serving: serving, _config: config }
+    }
+}
+
 #[test]
 fn a_fleet_of_five_hundred_is_followed_by_a_hundred_pages() {
-    let config = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(config.path(), configuration()).expect("written");
-    let endpoint = Endpoint::start(config.path().to_str().expect("text"));
-    let command = |arguments: &[&str]| {
-        let mut command = Command::new(BINARY);
-        command.args(arguments).envs(endpoint.environment.iter().cloned());
-        command.env("AURORA_FAILOVER_DASHBOARD_TOKEN", TOKEN).stdin(Stdio::null()).stdout(Stdio::null());
-        command
-    };
-    assert!(command(&["init"]).status().expect("it starts").success());
-    let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").to_string();
-    let mut serve = command(&["serve", "--dashboard", &address]);
-    let _serving = Serving(serve.stderr(Stdio::null()).spawn().expect("it starts"));
-    endpoint.runtime.block_on(follow(&format!("http://{address}")));
+    let served = Served::start();
+    served.endpoint.runtime.block_on(follow(&served.url));
     // The calls that it made show that a page costs no reads where the controller listens itself.
-    let reads = endpoint.aws().calls().iter().filter(|call| call.action == "GetItem").count();
+    let reads = served.endpoint.aws().calls().iter().filter(|call| call.action == "GetItem").count();
     assert!(reads < CLUSTERS * 8, "{reads} reads of {CLUSTERS} records");
+}
+
+#[test]
+fn a_long_history_is_paged_and_searched_and_a_browser_holds_the_fleet_on_a_slow_network() {
+    let tools = std::env::var_os("AURORA_FAILOVER_TOOLS")
+        .expect("run the tests by scripts/test, which installs what they need");
+    let served = Served::start();
+    let began = Instant::now();
+    served.endpoint.runtime.block_on(live_quietly(&served.endpoint));
+    println!("{ROWS} rows were written in {} ms", began.elapsed().as_millis());
+    served.endpoint.runtime.block_on(ask_history(&served));
+    let mut node = Command::new("node");
+    node.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dashboard/fleet.mjs"));
+    node.args([format!("{}/#token={TOKEN}", served.url), LONG.into(), CLUSTERS.to_string(), ROWS.to_string()]);
+    let output = node.env("AURORA_FAILOVER_TOOLS", tools).env("CHROMIUM", browser()).output().expect("node starts");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
+    println!("{said}");
+}
+
+fn browser() -> PathBuf {
+    let named = std::env::var_os("CHROMIUM").map(PathBuf::from);
+    let usual = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].map(PathBuf::from);
+    let found = named.into_iter().chain(usual).find(|path| path.exists());
+    found.expect("a browser: run scripts/setup test, or set CHROMIUM")
+}
+
+/// Writes a row every 30 s until now, in batches, as `docs/history.md` describes a row.
+async fn live_quietly(endpoint: &Endpoint) {
+    let path = endpoint.environment.iter().find(|(name, _)| name == "AURORA_FAILOVER_CONFIG").expect("it is there");
+    let settings = config::load(path.1.as_ref()).expect("the configuration is valid");
+    let sdk = aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new("us-west-2"))
+        .endpoint_url(endpoint.aws().url())
+        .credentials_provider(aws_sdk_dynamodb::config::Credentials::new("lab", "lab", None, None, "test"))
+        .load()
+        .await;
+    let (client, store) = (aws_sdk_dynamodb::Client::new(&sdk), DynamoDb::new(&sdk, &settings.table));
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/recorded.jsonl");
+    let recorded = std::fs::read_to_string(recorded).expect("the recording");
+    let template: HistoryRow = serde_json::from_str(recorded.lines().nth(2).expect("a third row")).expect("a row");
+    // Numbers that stand nowhere else in the row: each row is the template with its own.
+    let (version, at) = (987_654_321, Timestamp(1_234_567_890_123));
+    let template = HistoryRow { cluster: ClusterId(LONG.into()), version, at, ..template };
+    let row_of = serde_json::to_string(&template).expect("plain data");
+    let began = clock::now().0 - ROWS * ROW_EVERY_MS;
+    // Versions behind those that the controller writes meanwhile.
+    let rows = (1..=ROWS).map(|number| {
+        let (version, at) = (number + 1_000, Timestamp(began + number * ROW_EVERY_MS));
+        let row = row_of.replace("987654321", &version.to_string()).replace("1234567890123", &at.0.to_string());
+        let text = AttributeValue::S;
+        let item = [
+            ("PK", text(format!("CLUSTER#{LONG}"))),
+            ("SK", text(format!("HIST#{version:020}"))),
+            ("version", AttributeValue::N(version.to_string())),
+            ("day", text(clock::day(at))),
+            ("at", text(clock::rfc3339(at))),
+            ("actor", text(template.actor.clone())),
+            ("row", text(row)),
+        ];
+        let item = item.map(|(name, value)| (name.to_owned(), value)).into();
+        let put = PutRequest::builder().set_item(Some(item)).build().expect("an item");
+        WriteRequest::builder().put_request(put).build()
+    });
+    let write = |batch: Vec<WriteRequest>| {
+        let written = client.batch_write_item().request_items(store.table(), batch).send();
+        async move {
+            let written = written.await.expect("DynamoDB takes it");
+            assert!(written.unprocessed_items().is_none_or(|left| left.is_empty()), "{written:?}");
+        }
+    };
+    futures::stream::iter(rows).chunks(25).map(write).buffer_unordered(8).collect::<()>().await;
+}
+
+/// A page, a time and a filter cost by what is answered, and not by what there is.
+async fn ask_history(served: &Served) {
+    let client = reqwest::Client::new();
+    let queries = || served.endpoint.aws().calls().iter().filter(|call| call.action == "Query").count();
+    let ask = async |query: String, queries_max: usize| {
+        let (before, began) = (queries(), Instant::now());
+        let answer = client.get(format!("{}/api/{query}", served.url)).send().await.expect("it answers");
+        assert_eq!(answer.status(), 200, "{query}");
+        let page = json(answer).await;
+        let asked = queries() - before;
+        println!("{query}: {asked} queries, {} ms", began.elapsed().as_millis());
+        assert!(asked <= queries_max, "{query}: {asked} queries");
+        page
+    };
+    let turns = |page: &Value| page["turns"].as_array().expect("turns").len();
+    let mut before = None;
+    for _ in 0..3 {
+        let older = before.map(|before: u64| format!("&before={before}")).unwrap_or_default();
+        let page = ask(format!("clusters/{LONG}/turns?limit=100{older}"), 2).await;
+        assert_eq!(turns(&page), 100);
+        let next = page["before"].as_u64().expect("there are older ones");
+        assert!(before.is_none_or(|before| next < before));
+        before = Some(next);
+    }
+    let hour = |ago: u64| {
+        let from = clock::now().0 - ago * 3_600_000;
+        format!("since={from}&until={}", from + 3_599_999)
+    };
+    let searched = 2 * (ROWS.ilog2() as usize + 5);
+    let page = ask(format!("turns?cluster={LONG}&limit=500&{}", hour(400)), searched).await;
+    assert!((119..=121).contains(&turns(&page)), "{} turns in an hour", turns(&page));
+    // Of all clusters by the index of days; the other clusters have been quiet then.
+    let page = ask(format!("turns?limit=500&{}", hour(400)), 4).await;
+    assert!((119..=121).contains(&turns(&page)), "{} turns in an hour", turns(&page));
+    let page = ask(format!("clusters/{LONG}/turns?rule=nothing-is-called-so"), 12).await;
+    assert!(turns(&page) == 0 && page["before"].is_u64(), "it does not read all of it for nothing");
 }
 
 async fn json(answer: reqwest::Response) -> Value {
@@ -115,12 +255,38 @@ async fn follow(url: &str) {
         String::from_utf8_lossy(&first.expect("it is whole").expect("it goes on")).into_owned()
     };
     let newest = seen.iter().copied().max().expect("pages");
+
+    // More pages than are let in: whoever is too many is told so, and the others stay.
+    let opened = async |_: usize| client.get(format!("{url}/api/stream")).send().await.expect("it answers");
+    let many = futures::future::join_all((0..PAGES_TOO_MANY).map(opened)).await;
+    let refused: Vec<_> = many.iter().filter(|answer| answer.status() == 503).collect();
+    assert!(!refused.is_empty() && refused.len() < PAGES_TOO_MANY / 2, "{} were refused", refused.len());
+    assert!(refused[0].headers().contains_key("retry-after"));
+    drop(many);
+    let began = Instant::now();
+    while client.get(format!("{url}/api/stream")).send().await.expect("it answers").status() == 503 {
+        assert!(began.elapsed() < WITHIN, "who leaves makes place");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    // Another site that gave its own name to this address sees nothing.
+    let elsewhere = client.get(format!("{url}/api/fleet")).header("host", "evil.example.com");
+    assert_eq!(elsewhere.send().await.expect("it answers").status(), 401);
     let again = resume(newest.saturating_sub(5)).await;
     assert!(again.contains("event: summary") || again.contains("event: here"), "{again}");
     assert!(resume(newest + 1_000_000).await.contains("event: anew"), "numbers of another process");
 
     // Every described route is served, and says no in its own words.
     let described = json(client.get(format!("{url}/api/openapi.json")).send().await.expect("it answers")).await;
+    let orders = &described["paths"]["/api/clusters/{cluster}/orders"]["post"];
+    assert!(orders["requestBody"]["content"]["application/json"]["schema"]["$ref"].is_string(), "{orders}");
+    let demo = &described["paths"]["/api/demo"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    assert!(demo["$ref"].is_string(), "{demo}");
+    let search = described["paths"]["/api/turns"]["get"]["parameters"].as_array().expect("parameters");
+    let names: Vec<&str> = search.iter().filter_map(|one| one["name"].as_str()).collect();
+    for name in ["cluster", "episode", "since", "until", "state", "actor", "rule", "event", "outcome", "moved"] {
+        assert!(names.contains(&name), "{name} is not among {names:?}");
+    }
     for (path, methods) in described["paths"].as_object().expect("paths") {
         let path = path.replace("{cluster}", "c001").replace("{version}", "1").replace("{id}", "c001-1-1");
         for method in methods.as_object().expect("methods").keys() {

@@ -9,11 +9,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use support::{BINARY, Running, checked, json, output, product, start, start_with_environment};
+use support::{BINARY, Running, checked, json, output, product, start, start_up, start_with_environment};
 
 /// Longest time for a lab's leavings to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
@@ -214,6 +215,89 @@ fn a_running_lab_takes_orders_from_another_terminal() {
     assert_gone(&dir);
 }
 
+/// What the lab answers to a line at its socket.
+fn order(dir: &std::path::Path, line: &str) -> String {
+    let mut socket = UnixStream::connect(dir.join("control.sock")).expect("the lab listens");
+    writeln!(socket, "{line}").expect("it reads");
+    let mut said = String::new();
+    socket.read_to_string(&mut said).expect("it answers");
+    said
+}
+
+#[test]
+fn what_is_done_in_a_running_lab_is_shown_undone_and_traced() {
+    let _machine = alone();
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    let path = file.path().to_str().expect("text");
+    let (mut lab, dir, _) = start_up(&["up", "--trace", path]);
+    assert!(order(&dir, "fault crash reader").contains("is lost"));
+    let status = order(&dir, "status");
+    assert!(status.contains("broken    crash reader"), "{status}");
+    assert_eq!(order(&dir, "heal all"), "healed: a2 runs again");
+    let status = order(&dir, "status");
+    assert!(status.contains("broken    nothing"), "{status}");
+    assert_eq!(order(&dir, "heal all"), "healed: nothing was broken");
+    // A writer is replaced, and rebuilt, by RDS.
+    order(&dir, "fault crash writer");
+    let began = Instant::now();
+    while !order(&dir, "status").contains("broken    nothing") {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", order(&dir, "status"));
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
+    let hung = order(&dir, "fault hang reader");
+    assert!(!hung.starts_with("error"), "{hung}");
+    assert_eq!(order(&dir, "heal hang reader"), "healed: the reader goes on");
+    assert!(order(&dir, "traffic 2 20ms").contains("2 clients"));
+    let ordered = order(&dir, "failover-in-region");
+    assert!(!ordered.starts_with("error"), "{ordered}");
+    let wanted = [
+        "fault = \"crash a2\"",
+        "heal = \"crash a2\"",
+        "fault = \"crash a1\"",
+        "heal = \"hang a1\"",
+        "traffic = \"2 20ms\"",
+        "command = \"failover-in-region\"",
+    ];
+    let began = Instant::now();
+    loop {
+        let trace = fs::read_to_string(path).expect("the trace");
+        let missing: Vec<&&str> = wanted.iter().filter(|text| !trace.contains(**text)).collect();
+        if missing.is_empty() {
+            break;
+        }
+        assert!(began.elapsed() < GONE_WITHIN, "{missing:?} is not in\n{trace}");
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
+    lab.kill().expect("it runs");
+    lab.wait().expect("it ends");
+    assert_gone(&dir);
+}
+
+#[test]
+fn a_controller_without_its_queue_waits_says_so_and_begins_when_it_answers() {
+    let _machine = alone();
+    let (mut lab, dir, environment) = start_with_environment();
+    assert!(order(&dir, "fault aws sqs.GetQueueUrl=server-error:100").contains("done"));
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port is free").local_addr().expect("bound").port();
+    let address = format!("127.0.0.1:{port}");
+    let mut serve = Command::new(BINARY);
+    serve.args(["serve", "--log-json", "--listen", &address]).envs(environment).stderr(Stdio::null());
+    let _second = Running(serve.spawn().expect("it starts"));
+    let becomes = |wanted: &str| {
+        let began = Instant::now();
+        while !ask(&address, "/readyz").is_some_and(|answer| answer.contains(wanted)) {
+            assert!(began.elapsed() < Duration::from_secs(60), "{wanted}: {:?}", ask(&address, "/readyz"));
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    };
+    becomes("not ready: queue");
+    assert!(order(&dir, "heal aws sqs.GetQueueUrl=server-error:100").contains("healed"));
+    becomes("ready: waiting for the lease");
+    lab.kill().expect("it runs");
+    lab.wait().expect("it ends");
+    assert_gone(&dir);
+}
+
 /// The environment, with the access key of a role of the lab.
 fn as_role(environment: &[(String, String)], role: &str) -> Vec<(String, String)> {
     let key = ("AWS_ACCESS_KEY_ID".to_owned(), role.to_owned());
@@ -342,7 +426,9 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
     assert!(count(&["--episode", id]) > 5 && count(&["--episode", id]) < all);
     assert!(count(&["--actor", "arn:aws:sts::000000000000:assumed-role/operator/lab"]) >= 1);
     let (code, none) = run(&["history", "--state", "asleep"]);
-    assert!(code == 0 && none.contains("no turn is like that"), "{none}");
+    assert!(code == 2 && none.contains("confirmed-down"), "{none}");
+    let (code, none) = run(&["history", "--outcome", "failed"]);
+    assert!(code == 0 && none.contains("No turn is like that"), "{none}");
 
     // Whole, and taken elsewhere.
     let verified = json(&environment, &["audit", "verify"]);
@@ -383,7 +469,11 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
     let (code, direct) = product(&as_role(&administrator, "break-glass"), &order);
     assert_eq!(code, 0, "{direct}");
     assert!(direct.contains("straight into the table"), "{direct}");
-    assert!(good(&["history", "--event", "command", "--limit", "1"]).contains("role/break-glass/lab (direct)"));
+    let ordered = good(&["history", "--event", "command", "--limit", "1"]);
+    assert!(
+        ordered.contains("role/break-glass/lab") && ordered.contains("straight into the table (direct)"),
+        "{ordered}"
+    );
     let resume = ["override", "orders", "resume", "--reason", "it is back", "--yes", "--on-behalf-of", "alice"];
     assert_eq!(checked(&environment, "output-override", &resume)["ended"], "done");
     assert_eq!(checked(&environment, "output-override", &resume)["ended"], "refused");
@@ -413,6 +503,42 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
         table.put(4, &third);
     });
     assert!(reordered.contains("does not follow the row before it"), "{reordered}");
+    lab.kill().expect("it runs");
+    lab.wait().expect("it ends");
+    assert_gone(&dir);
+}
+
+/// The `sh` blocks of a chapter of the README, as one script.
+fn chapter(title: &str) -> String {
+    let readme = include_str!("../README.md");
+    let chapter = readme.split("\n## ").find(|chapter| chapter.starts_with(title)).expect("the chapter");
+    let blocks = chapter.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap_or_default());
+    blocks.collect()
+}
+
+/// The chapters for operators and auditors, line by line, as somebody at a terminal would follow them.
+#[test]
+fn the_chapters_for_operators_and_auditors_can_be_followed_literally() {
+    let _machine = alone();
+    let (mut lab, dir, environment) = start_with_environment();
+    let work = tempfile::tempdir().expect("a directory");
+    // A terminal for what needs one, and somebody who leaves it.
+    let watch = "printf q | script --quiet --return --command 'aurora-failover status --watch' /dev/null";
+    let script = [chapter("Operate it"), chapter("Audit it")].concat().replace("aurora-failover status --watch", watch);
+    assert!(script.lines().count() >= 20 && script.contains(watch), "{script}");
+    let built = PathBuf::from(BINARY);
+    let target = built.parent().and_then(|profile| profile.parent()).expect("target/debug/aurora-failover");
+    let mut shell = Command::new("bash");
+    shell.args(["-e", "-u", "-o", "pipefail", "-x", "-c", &script]).current_dir(work.path());
+    shell.envs(environment).env("CARGO_TARGET_DIR", target).stdin(Stdio::null());
+    let output = shell.output().expect("bash starts");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{}\n{said}", output.status);
+    for file in ["game-day.html", "episode.html", "history.parquet"] {
+        assert!(work.path().join(file).metadata().is_ok_and(|file| file.len() > 1000), "{file}\n{said}");
+    }
+    assert!(said.contains("waiting until what was before has settled"), "{said}");
     lab.kill().expect("it runs");
     lab.wait().expect("it ends");
     assert_gone(&dir);

@@ -1,10 +1,12 @@
 //! Turns and records in sentences: why did it, and why did it not.
 
+pub use super::held::{Held, count, duration, held};
+
 use crate::clock::rfc3339;
 use crate::store::HistoryRow;
 use statemachine::{
-    Effect, Event, GuardResult, Hold, Mode, Outcome, ProbeOutcome, Record, Report, State, Timestamp, Vantage, Verdict,
-    next_wakeup,
+    Effect, Event, GuardResult, HoldReason, Lag, Mode, Outcome, ProbeOutcome, Record, Region, Report, State, Timestamp,
+    Vantage, Verdict, Way, next_wakeup,
 };
 
 /// A guard with its inputs and its verdict.
@@ -30,13 +32,22 @@ pub fn event(event: &Event) -> String {
         Event::Result(result) => format!("effect {}: {}", result.effect, outcome(&result.outcome)),
         Event::Claim(claimant) => format!("{} claims what is due", claimant.by),
         Event::Configured(configured) => format!("mode {}", configured.mode.name()),
-        Event::Command(command) => format!("{} by {}: {}", command.order.name(), command.actor, command.reason),
+        Event::Command(command) => format!("{} by {}: {}", command.order.name(), command.by(), command.reason),
         Event::Rds(event) => format!("{} about {}", event.code, event.source),
         Event::Alarm(alarm) => {
             format!("{} is {}", alarm.name, if alarm.in_alarm { "in alarm" } else { "not in alarm" })
         }
         Event::Tick => "time went by".into(),
     }
+}
+
+/// What the ids of events begin with that never passed a bus.
+pub const DIRECT: &str = "direct/";
+
+/// Was the order written straight into the table, past the bus and the queue?
+#[must_use]
+pub fn is_direct(row: &HistoryRow) -> bool {
+    row.event.id.as_str().starts_with(DIRECT)
 }
 
 /// The facts of a turn, briefly.
@@ -52,6 +63,9 @@ pub fn facts(row: &HistoryRow) -> Vec<String> {
         }
         Event::Tick => {}
         other => facts.push(event(other)),
+    }
+    if is_direct(row) {
+        facts.push("written straight into the table (direct)".into());
     }
     facts.extend(row.answer.clone());
     facts.extend(row.guards.iter().map(guard));
@@ -84,16 +98,19 @@ pub fn turn(row: &HistoryRow) -> Vec<String> {
     let mut said = vec![
         format!("Version {} of {}, decided at {}.", row.version, row.cluster, rfc3339(row.at)),
         format!(
-            "What came: {} ({}, {} ms old when it was decided upon).",
+            "What came: {} ({}, {} old when it was decided upon).",
             event(&row.event.event),
             row.event.event.name(),
-            row.event_age_ms
+            duration(row.event_age_ms)
         ),
         match row.verdict {
             Verdict::Moved => format!("So it went from {} to {}, because {}.", row.from, row.to, row.rule.sentence()),
             _ => format!("So it stayed {}, and noted: {}.", row.to, row.rule.sentence()),
         },
     ];
+    if is_direct(row) {
+        said.push("It came past the bus and the queue, straight into the table (direct).".into());
+    }
     for asked in &row.guards {
         said.push(format!("It asked the {}.", guard(asked)));
     }
@@ -124,9 +141,14 @@ pub fn turn(row: &HistoryRow) -> Vec<String> {
 pub fn effect(effect: &Effect) -> String {
     match effect {
         Effect::Promote { region, how, .. } => format!("make {region} the writer ({})", word(how)),
-        Effect::Reroute { changes, .. } => {
+        Effect::Reroute { changes, overlap } => {
             let names: Vec<&str> = changes.iter().map(|change| change.name.as_str()).collect();
-            format!("move {}", names.join(", "))
+            let when = match overlap.as_ref().map(|overlap| overlap.way) {
+                Some(Way::Ahead) => " as soon as RDS shows the promotion under way",
+                Some(Way::Back) => " back to the old primary",
+                None => "",
+            };
+            format!("move {}{when}", names.join(", "))
         }
         Effect::Fence { region, .. } => format!("keep {region} from taking writes"),
         Effect::Announce { from, to, .. } => format!("announce {from} > {to}"),
@@ -148,6 +170,12 @@ pub fn word(value: &impl serde::Serialize) -> String {
 /// A record at `now`: where it is, what it waits for, and what keeps it from failing over.
 #[must_use]
 pub fn record(record: &Record, now: Timestamp) -> Vec<String> {
+    record_asked(record, now, &[])
+}
+
+/// The same, with the guards as they were asked last: a hold then names all that refused.
+#[must_use]
+pub fn record_asked(record: &Record, now: Timestamp, asked: &[GuardResult]) -> Vec<String> {
     let mut said = vec![format!(
         "{} is {}{}, primary {} in epoch {}, mode {}.",
         record.cluster,
@@ -157,15 +185,24 @@ pub fn record(record: &Record, now: Timestamp) -> Vec<String> {
         record.epoch,
         record.mode.name(),
     )];
+    for Held { why, release } in held(record, asked) {
+        said.push(format!("It holds: {why}. To go on: {release}"));
+    }
+    if let Some(hold) = &record.hold {
+        let ago = duration(now.since_ms(hold.since));
+        said.push(format!(
+            "It holds since {} ({ago}), and looks at the facts again at {}.",
+            rfc3339(hold.since),
+            rfc3339(hold.deadline)
+        ));
+        let asks = matches!(hold.reason, HoldReason::Guard(statemachine::Guard::Approved));
+        if asks {
+            let ends = hold.since.plus_ms(record.config.policy.approval_timeout_ms);
+            said.push(format!("Without an approval the episode is given up at {}.", rfc3339(ends)));
+        }
+    }
     said.extend(evidence(record, now));
     said.extend(obstacles(record, now).into_iter().map(|why| format!("No automatic failover: {why}.")));
-    if let Some(Hold { detail, release, since, deadline, .. }) = &record.hold {
-        said.push(format!(
-            "It holds since {}: {detail}. To go on: {release}. The facts are looked at again at {}.",
-            rfc3339(*since),
-            rfc3339(*deadline)
-        ));
-    }
     for pending in &record.pending {
         let claim = match &pending.claim {
             Some(claim) => format!("{} is at it until {}", claim.by, rfc3339(claim.expires_at)),
@@ -183,23 +220,27 @@ pub fn record(record: &Record, now: Timestamp) -> Vec<String> {
 fn evidence(record: &Record, now: Timestamp) -> Vec<String> {
     let policy = &record.config.policy;
     let quorum = record.evidence.confirms_down(&record.config, now);
+    let mut added = String::new();
+    if quorum.alarm_votes > 0 {
+        added.push_str(&format!("; alarms add {}", count(quorum.alarm_votes, "vote")));
+    }
+    if quorum.observed_votes > 0 {
+        added.push_str(&format!("; observed targets add {}", count(quorum.observed_votes, "vote")));
+    }
     let mut said = vec![format!(
-        "{} of {} vantages have seen it fail {} times over {} ms, and {} are needed; {} are live; alarms add {}, observed \
-         targets {}.",
+        "{} of {} have seen it fail {} over {}, and {} needed; {} live{added}.",
         quorum.votes.len(),
-        policy.vantages.len(),
-        policy.failures_min,
-        policy.confirm_after_ms,
-        quorum.needed,
-        quorum.live,
-        quorum.alarm_votes,
-        quorum.observed_votes,
+        count(policy.vantages.len(), "vantage"),
+        count(policy.failures_min, "time"),
+        duration(policy.confirm_after_ms),
+        are(quorum.needed),
+        are(quorum.live),
     )];
     for vantage in &policy.vantages {
         said.push(format!("Vantage {vantage}: {}.", sight(record, vantage, now)));
     }
-    for (region, lag) in &record.evidence.lag {
-        said.push(format!("{region} was {} ms behind, {} ms ago.", lag.ms, now.since_ms(lag.at)));
+    for (region, lag) in lags(record) {
+        said.push(format!("{region} was {} behind, {} ago.", duration(lag.ms), duration(now.since_ms(lag.at))));
     }
     for name in record.evidence.observed.keys().filter(|name| record.evidence.is_failing(name, policy, now)) {
         said.push(format!(
@@ -209,23 +250,43 @@ fn evidence(record: &Record, now: Timestamp) -> Vec<String> {
     said
 }
 
-fn sight(record: &Record, vantage: &Vantage, now: Timestamp) -> String {
+fn are(number: u32) -> String {
+    format!("{number} {}", if number == 1 { "is" } else { "are" })
+}
+
+/// How far each secondary was behind; what was known of the primary before it was one is no news.
+pub fn lags(record: &Record) -> impl Iterator<Item = (&Region, &Lag)> {
+    record.evidence.lag.iter().filter(move |(region, _)| **region != record.primary)
+}
+
+/// What a vantage sees, in a few words, with its age.
+#[must_use]
+pub fn sight(record: &Record, vantage: &Vantage, now: Timestamp) -> String {
     let policy = &record.config.policy;
     let Some(track) = record.evidence.tracks.get(vantage) else { return "never heard of".into() };
     let ago_ms = now.since_ms(track.last_seen);
     if ago_ms > policy.vantage_stale_after_ms {
-        return format!("not heard of for {ago_ms} ms; silence is no evidence");
+        return format!("not heard of for {}; silence is no evidence", duration(ago_ms));
     }
     if track.isolated {
-        return "cut off itself; it counts neither way".into();
+        return format!("cut off itself, heard of {} ago; it counts neither way", duration(ago_ms));
     }
     match (track.failing_since, track.failures.last()) {
         (Some(since), Some(last)) => {
             let outvoted = if track.outvoted { "; the others see it commit" } else { "" };
             let (count, span_ms) = (track.failures.len(), last.since_ms(since));
-            format!("failed {count} times over {span_ms} ms, last by {}{outvoted}", track.last_failure)
+            let (times, span) = (super::held::count(count, "time"), duration(span_ms));
+            format!(
+                "failed {times} over {span}, last by {}{outvoted}, heard of {} ago",
+                track.last_failure,
+                duration(ago_ms)
+            )
         }
-        _ => format!("saw it commit, heard of {ago_ms} ms ago"),
+        _ => {
+            let refused = track.connect_failure.as_ref();
+            let refused = refused.map(|class| format!(", but takes no new session ({class})")).unwrap_or_default();
+            format!("saw it commit{refused}, heard of {} ago", duration(ago_ms))
+        }
     }
 }
 
@@ -253,10 +314,12 @@ pub fn obstacles(record: &Record, now: Timestamp) -> Vec<String> {
     let cooldown_ms = record.config.policy.cooldown_ms;
     let cooling = record.failovers.last().map(|last| now.since_ms(*last)).filter(|ago_ms| *ago_ms < cooldown_ms);
     if let Some(ago_ms) = cooling.filter(|_| !record.cooldown_lifted) {
-        why.push(format!("the last failover was {ago_ms} ms ago, and the cooldown is {cooldown_ms} ms"));
+        let (ago, cooldown) = (duration(ago_ms), duration(cooldown_ms));
+        why.push(format!("the last failover was {ago} ago, and the cooldown is {cooldown}"));
     }
     if record.limit_latched {
-        why.push("the limit of automatic failovers was reached; `override … reset-limit` resets it".into());
+        let reset = super::held::command(&record.cluster, "reset-limit");
+        why.push(format!("the limit of automatic failovers was reached; to reset it: {reset}"));
     }
     if record.grace.as_ref().is_some_and(|grace| now < grace.until) {
         why.push("a failover inside the primary's region is under way".into());

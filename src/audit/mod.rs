@@ -2,6 +2,7 @@
 //! what is stored, why each was made, and what another policy would have made of it.
 
 pub mod explain;
+pub mod held;
 pub mod report;
 pub mod what_if;
 
@@ -23,6 +24,26 @@ pub enum Flaw {
         /// Which row.
         version: u64,
     },
+    /// The history does not begin where it has to.
+    #[error("the oldest row is {oldest}: {} missing", missing(*oldest))]
+    NoBeginning {
+        /// The oldest row that is there.
+        oldest: u64,
+    },
+    /// The state item was written with a row that is not there.
+    #[error("row {version} is missing at the end: the state item was written with it")]
+    NoEnd {
+        /// Which row.
+        version: u64,
+    },
+    /// The state item was written with another row of that version.
+    #[error("row {version} is not the one that the state item was written with: that one's hash is {hash}")]
+    NotTheLast {
+        /// Which row.
+        version: u64,
+        /// The hash that the state item knows.
+        hash: String,
+    },
     /// A replay decides otherwise.
     #[error("row {version}: a replay of its event gives another {what}")]
     Diverges {
@@ -33,14 +54,47 @@ pub enum Flaw {
     },
 }
 
+fn missing(oldest: u64) -> String {
+    match oldest {
+        2 => "row 1 is".into(),
+        _ => format!("rows 1 to {} are", oldest.saturating_sub(1)),
+    }
+}
+
 /// Checks the chain of hashes, row by row.
 #[derive(Debug, Default)]
 pub struct Chain {
     before: Option<(u64, String)>,
+    oldest: Option<u64>,
     rows: u64,
+    /// Version and hash of the row that the state item was written with, and whether it came.
+    state: Option<(u64, String)>,
+    state_met: bool,
 }
 
 impl Chain {
+    /// A chain that has to reach the row of this version and hash, the newest one as the state item knows it.
+    #[must_use]
+    pub fn reaching(version: u64, hash: &str) -> Self {
+        Self { state: Some((version, hash.to_owned())), ..Self::default() }
+    }
+
+    /// What is missing at the ends. Where rows expire, nothing is known of the beginning.
+    #[must_use]
+    pub fn ends(&self, rows_expire: bool) -> Vec<Flaw> {
+        let oldest = self.oldest.filter(|oldest| *oldest > 1 && !rows_expire);
+        let beginning = oldest.map(|oldest| Flaw::NoBeginning { oldest });
+        let state = self.state.as_ref().filter(|_| !self.state_met);
+        let end = state.map(|(version, _)| Flaw::NoEnd { version: *version });
+        beginning.into_iter().chain(end).collect()
+    }
+
+    /// The oldest row checked.
+    #[must_use]
+    pub const fn oldest(&self) -> Option<u64> {
+        self.oldest
+    }
+
     /// The next row, oldest first; the first one given need not be the first of all. All flaws of it: the chain goes on
     /// behind it, so that each flaw is found once.
     pub fn check(&mut self, row: &HistoryRow) -> Vec<Flaw> {
@@ -56,6 +110,13 @@ impl Chain {
         if !follows {
             flaws.push(Flaw::NotTheNext { version });
         }
+        if let Some((last, hash)) = self.state.as_ref().filter(|(last, _)| *last == version) {
+            self.state_met = true;
+            if *hash != row.hash {
+                flaws.push(Flaw::NotTheLast { version: *last, hash: hash.clone() });
+            }
+        }
+        self.oldest.get_or_insert(version);
         self.before = Some((version, row.hash.clone()));
         self.rows += 1;
         flaws

@@ -1,11 +1,12 @@
 //! An episode as a report: what happened and when, how long it took, what was lost, who did what, and why.
 
+use super::held::refusals;
 use crate::store::{HistoryRow, SeenProbe};
 use schemars::JsonSchema;
 use serde::Serialize;
 use statemachine::{
-    Effect, Episode, EpisodeId, EpisodeKind, EpisodeOutcome, Event, GuardResult, Order, Region, Rule, Timestamp,
-    Vantage,
+    Effect, Episode, EpisodeId, EpisodeKind, EpisodeOutcome, Event, GuardResult, Order, Policy, Region, Rule,
+    Timestamp, Vantage,
 };
 
 /// Everything that an incident review asks for first.
@@ -32,6 +33,8 @@ pub struct Report {
     pub mode: Option<&'static str>,
     /// Hash of the configuration in force.
     pub config_hash: String,
+    /// The policy in force when it began.
+    pub policy: Option<Policy>,
     /// Versions of the software that decided.
     pub software: Vec<String>,
     /// Where the time went, in order.
@@ -39,6 +42,9 @@ pub struct Report {
     /// From the last commit that a vantage saw to the proof of a write through the public names, in milliseconds: the
     /// recovery time as probes saw it.
     pub rto_ms: Option<u64>,
+    /// What clients of the application went without writes, in milliseconds, as somebody who measured it says. The service
+    /// has no client of its own, so that the history does not know it.
+    pub rto_client_ms: Option<u64>,
     /// The most that can be lost: the last known lag and its age, in milliseconds.
     pub rpo_bound_ms: Option<u64>,
     /// What was lost by the heartbeat rows, in milliseconds.
@@ -109,7 +115,7 @@ pub struct Held {
 pub struct Ordered {
     /// When it was decided upon.
     pub at: Timestamp,
-    /// Who.
+    /// Who: the caller, and on whose behalf.
     pub actor: String,
     /// What.
     pub order: &'static str,
@@ -151,9 +157,11 @@ pub fn report(rows: &[HistoryRow], open: Option<&Episode>) -> Option<Report> {
         closed_at: closing.map(|row| row.at),
         mode: checkpoint.map(|record| record.mode.name()),
         config_hash: first.config_hash.clone(),
+        policy: checkpoint.map(|record| record.config.policy.clone()),
         software,
         phases: episode.map(|episode| phases(episode, began, closing.map(|row| row.at))).unwrap_or_default(),
         rto_ms: verified.map(|at| at.since_ms(began)),
+        rto_client_ms: None,
         rpo_bound_ms: episode.and_then(|episode| episode.rpo_bound_ms),
         rpo_heartbeat_ms: episode.and_then(|episode| episode.rpo_heartbeat_ms),
         retries: episode.map_or(0, |episode| episode.retries),
@@ -195,6 +203,7 @@ fn is_told(row: &HistoryRow) -> bool {
         || matches!(
             row.rule,
             Rule::Rerouted
+                | Rule::NamesBack
                 | Rule::Fenced
                 | Rule::GivenUp
                 | Rule::EffectHeld
@@ -223,8 +232,8 @@ fn holds(rows: &[HistoryRow], now: Timestamp) -> Vec<Held> {
     let mut holds: Vec<Held> = Vec::new();
     for (index, row) in rows.iter().enumerate().filter(|(_, row)| holding(row)) {
         let until = rows[index + 1..].iter().find(|next| next.from != next.to || next.rule == Rule::GuardsPassed);
-        let refused = row.guards.iter().find(|guard| !guard.pass);
-        let why = refused.map_or_else(|| super::explain::facts(row).join("; "), super::explain::guard);
+        let refused: Vec<String> = refusals(&row.cluster, &row.guards).into_iter().map(|held| held.why).collect();
+        let why = if refused.is_empty() { super::explain::facts(row) } else { refused }.join("; ");
         // A hold that is looked at again is one hold.
         if holds.last().is_some_and(|held| held.why == why) {
             continue;
@@ -238,7 +247,7 @@ fn ordered(row: &HistoryRow) -> Option<Ordered> {
     let Event::Command(command) = &row.event.event else { return None };
     Some(Ordered {
         at: row.at,
-        actor: command.actor.clone(),
+        actor: command.by(),
         order: Order::name(&command.order),
         reason: command.reason.clone(),
         accepted: row.rule != Rule::CommandRefused,

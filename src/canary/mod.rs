@@ -26,11 +26,15 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 /// Longest time for the last results to leave when a vantage stops.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+/// Pause before a vantage that ended by itself begins anew; doubles up to the longest one.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// What a vantage needs of the outside world.
 #[derive(Clone)]
@@ -54,28 +58,72 @@ pub struct Sent {
     pub dropped: u64,
 }
 
-/// Runs one vantage until `stop`; answers what it sent.
+/// Runs one vantage until `stop`, beside something else that goes on whatever becomes of it: what cannot begin, such as
+/// without the certificate authorities' file, is tried again, after a pause that is logged and counted.
+pub async fn keep<F>(vantage: Vantage, settings: Settings, outside: impl Fn() -> F, stop: CancellationToken)
+where
+    F: Future<Output = anyhow::Result<Outside>>,
+{
+    let mut pause = AGAIN_AFTER;
+    loop {
+        match outside().await {
+            Ok(outside) => drop(run(vantage.clone(), &settings, &outside, stop.clone()).await),
+            Err(error) => {
+                metrics::counter!("aurora_failover_vantage_restarts_total").increment(1);
+                error!(%vantage, again_after = ?pause, "this vantage does not probe: {error:#}");
+            }
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+        pause = (pause * 2).min(AGAIN_AFTER_MAX);
+    }
+}
+
+/// Runs one vantage until `stop`; answers what it sent. No probe ends by itself: after one that does, by a defect, all
+/// of them begin anew.
 pub async fn run(vantage: Vantage, settings: &Settings, outside: &Outside, stop: CancellationToken) -> Sent {
-    let canary = &settings.canary;
-    let incarnation = Uuid::now_v7().simple().to_string();
-    info!(%vantage, incarnation, interval = ?canary.rhythm.interval, "probing");
     let useful_ms = settings.clusters.iter().map(|cluster| cluster.config.policy.event_age_max_ms).min();
     let outbox = Arc::new(Outbox::new(Duration::from_millis(useful_ms.unwrap_or_default())));
-    let neutral = Arc::new(Neutral::new(canary));
-    let mut probing = JoinSet::new();
-    probing.spawn(Arc::clone(&neutral).watch());
-    let me = Me { vantage, incarnation, outbox: Arc::clone(&outbox), neutral };
-    for cluster in &settings.clusters {
-        spawn_probes(&mut probing, &me, cluster, canary, outside);
-    }
-    drop(me);
     let mut sending = JoinSet::new();
     sending.spawn(Arc::clone(&outbox).send_to(Arc::clone(&outside.bus)));
-    stop.cancelled().await;
-    probing.shutdown().await;
+    loop {
+        let mut probing = begin(&vantage, settings, outside, &outbox);
+        let ended = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            ended = probing.join_next() => ended,
+            ended = sending.join_next() => ended,
+        };
+        probing.shutdown().await;
+        let Some(ended) = ended else { break };
+        metrics::counter!("aurora_failover_vantage_restarts_total").increment(1);
+        error!(%vantage, why = ?ended.err(), "a part of this vantage ended by itself; it begins anew");
+        if sending.is_empty() {
+            sending.spawn(Arc::clone(&outbox).send_to(Arc::clone(&outside.bus)));
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(AGAIN_AFTER)).await.is_none() {
+            break;
+        }
+    }
     outbox.close();
     let _what_is_left_is_lost = tokio::time::timeout(FLUSH_WITHIN, sending.join_next()).await;
     outbox.sent()
+}
+
+/// Starts every probe, under a name of this run.
+fn begin(vantage: &Vantage, settings: &Settings, outside: &Outside, outbox: &Arc<Outbox>) -> JoinSet<()> {
+    let canary = &settings.canary;
+    let incarnation = Uuid::now_v7().simple().to_string();
+    info!(%vantage, incarnation, interval = ?canary.rhythm.interval, "probing");
+    let neutral = Arc::new(Neutral::new(canary));
+    let mut probing = JoinSet::new();
+    probing.spawn(Arc::clone(&neutral).watch());
+    let me = Me { vantage: vantage.clone(), incarnation, outbox: Arc::clone(outbox), neutral };
+    for cluster in &settings.clusters {
+        spawn_probes(&mut probing, &me, cluster, canary, outside);
+    }
+    probing
 }
 
 fn spawn_probes(
@@ -85,8 +133,10 @@ fn spawn_probes(
     canary: &CanarySettings,
     outside: &Outside,
 ) {
+    let writer = write::Writer::default();
     for (member, settings) in cluster.config.members.iter().zip(&cluster.targets) {
-        let target = write::Target::new(me.clone(), cluster.id.clone(), member, settings, outside.database.clone());
+        let (id, database, writer) = (cluster.id.clone(), outside.database.clone(), Arc::clone(&writer));
+        let target = write::Target::new(me.clone(), id, member, settings, database, writer);
         probing.spawn(target.run(canary.reconnect_every));
         if let Some(every) = canary.lag_every {
             let sources = cluster.config.members.iter().map(|other| other.region.clone());

@@ -9,14 +9,19 @@ use crate::config::TargetSettings;
 use crate::database::{Database, ProbeError, Session, within};
 use crate::envelope::{PROBE_DETAIL_TYPE, probe_detail};
 use statemachine::{ClusterId, Member, Probe, ProbeOutcome, Region, Timestamp};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, warn};
+
+/// The member of a cluster that committed last, as this vantage saw it; shared by the cluster's targets.
+pub(super) type Writer = Arc<Mutex<Option<Region>>>;
 
 /// One member's endpoints as this vantage sees them.
 pub(super) struct Target {
     me: Me,
     cluster: ClusterId,
+    committed_last: Writer,
     region: Region,
     endpoint: String,
     settings: TargetSettings,
@@ -35,10 +40,12 @@ impl Target {
         member: &Member,
         settings: &TargetSettings,
         database: Database,
+        committed_last: Writer,
     ) -> Self {
         Self {
             me,
             cluster,
+            committed_last,
             region: member.region.clone(),
             endpoint: member.endpoint.clone(),
             settings: settings.clone(),
@@ -72,13 +79,13 @@ impl Target {
         }
         let outcome = outcome_of(&written);
         let replica = written.as_ref().is_err_and(|error| error.class == "read-only");
-        let mut lag_ms = None;
-        if replica {
-            lag_ms = within(timeout, self.lag()).await.unwrap_or_default();
-        } else if let Err(error) = written {
+        if let Some(error) = written.as_ref().err().filter(|_| !replica) {
             debug!(region = %self.region, %error, "probe failed");
             self.writer = None;
         }
+        // The writer endpoint of a secondary may answer that it is read-only, or not at all.
+        let writer = self.is_writer(written.is_ok()) && !replica;
+        let lag_ms = if writer { None } else { within(timeout, self.lag()).await.unwrap_or_default() };
         let failed = outcome != ProbeOutcome::Ok && !replica;
         let probe = Probe {
             vantage: self.me.vantage.clone(),
@@ -94,6 +101,16 @@ impl Target {
             lag_ms,
         };
         (probe, at)
+    }
+
+    /// Did this member commit last? One that fails stays it until another member commits: nobody waits for the lag of a
+    /// writer that is down.
+    fn is_writer(&self, commits: bool) -> bool {
+        let mut last = self.committed_last.lock().expect("no panic while it is held");
+        if commits {
+            *last = Some(self.region.clone());
+        }
+        last.as_ref() == Some(&self.region)
     }
 
     async fn write(&mut self, connected: &mut Connected) -> Result<(), ProbeError> {
@@ -128,7 +145,7 @@ impl Target {
         }
     }
 
-    /// A replica's lag, by its reader endpoint: the writer endpoint of a secondary need not answer on Aurora.
+    /// A replica's lag, by its reader endpoint.
     async fn lag(&mut self) -> Result<Option<u64>, ProbeError> {
         let session = match self.reader.take() {
             Some(session) => session,

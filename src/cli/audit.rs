@@ -4,16 +4,23 @@ use super::{ConfigFile, history, show, show_as, store};
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::{Chain, explain};
 use aurora_failover::clock;
-use aurora_failover::store::{HistoryRow, Path};
+use aurora_failover::config::Settings;
+use aurora_failover::store::{DynamoDb, HistoryRow, Item, Path};
 use clap::{Args, Subcommand, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
+use statemachine::ClusterId;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Flaws that are told of; with more, the count is enough.
 const FLAWS_TOLD: usize = 100;
+
+/// Looks for the row of the state item before it counts as missing, and the pause between them.
+const SETTLING_LOOKS: usize = 5;
+const SETTLING_PAUSE: Duration = Duration::from_millis(400);
 
 /// Rows after which progress is told.
 const TELL_EVERY: u64 = 50_000;
@@ -21,10 +28,12 @@ const TELL_EVERY: u64 = 50_000;
 /// Is the history whole, and where can it be taken?
 #[derive(Subcommand)]
 pub(super) enum Audit {
-    /// Follow the chain of hashes from the first row to the last: a changed, missing or reordered row is found.
+    /// Follow the chain of hashes from the first row to the last: a changed, missing or reordered row is found, also at
+    /// either end.
     ///
-    /// Exits with 0 only if there is no flaw, and prints the newest hash: keep it elsewhere, and a later run proves that
-    /// nothing before it was exchanged.
+    /// The last row has to be the one that the state item was written with, and the first one version 1, unless rows
+    /// expire (`retention`). Exits with 0 only if there is no flaw, and prints the newest hash: keep it elsewhere, and a
+    /// later run proves that nothing before it was exchanged.
     Verify(Verify),
     /// Write the history, oldest first, for other tools. Memory stays the same however many rows there are.
     Export(Export),
@@ -74,6 +83,9 @@ enum Shape {
 pub(super) struct Verdict {
     cluster: String,
     rows: u64,
+    /// Version of the oldest row.
+    oldest: Option<u64>,
+    /// Version and hash of the newest row.
     newest: Option<String>,
     flaws: Vec<String>,
 }
@@ -96,8 +108,13 @@ impl Verify {
         });
         let anchor = anchor.transpose()?;
         let (_, store) = store(&settings).await;
+        // Before the rows: whatever is written meanwhile only adds to them.
+        let state = settled(&store, &cluster).await?;
         let mut rows = store.rows(&Path::Cluster { cluster: cluster.clone(), from: 0, to: u64::MAX }, false);
-        let mut chain = Chain::default();
+        let mut chain = match &state {
+            Some(item) => Chain::reaching(item.version, &item.row.hash),
+            None => Chain::default(),
+        };
         let (mut flaws, mut count, mut anchored) = (Vec::new(), 0, false);
         while let Some(row) = rows.next().await? {
             let mut found: Vec<String> = chain.check(&row).iter().map(ToString::to_string).collect();
@@ -117,8 +134,14 @@ impl Verify {
             count += 1;
             flaws.push(format!("row {version}, which was anchored, is missing"));
         }
+        let ends = chain.ends(settings.retention.is_some());
+        let stateless = (state.is_none() && chain.rows() > 0).then(|| "the state item is missing".to_owned());
+        let at_the_ends: Vec<String> = ends.iter().map(ToString::to_string).chain(stateless).collect();
+        count += at_the_ends.len();
+        flaws.extend(at_the_ends);
         let newest = chain.newest().map(|(version, hash)| format!("{version}:{hash}"));
-        let verdict = Verdict { cluster: cluster.to_string(), rows: chain.rows(), newest, flaws };
+        let (cluster_name, rows, oldest) = (cluster.to_string(), chain.rows(), chain.oldest());
+        let verdict = Verdict { cluster: cluster_name, rows, oldest, newest, flaws };
         if self.output.output != super::Format::Table {
             show_as(self.output.output, &verdict)?;
             return Ok(count == 0);
@@ -129,18 +152,35 @@ impl Verify {
         if count > verdict.flaws.len() {
             show(&format!("and {} more", count - verdict.flaws.len()))?;
         }
-        show(&format!(
-            "{} rows of {cluster}: {}{}",
-            verdict.rows,
-            if count == 0 {
-                "each follows the one before, and none was changed".into()
-            } else {
-                format!("{count} flaws")
-            },
-            verdict.newest.map(|newest| format!("\nnewest: {newest}")).unwrap_or_default(),
-        ))?;
+        if verdict.rows == 0 && count == 0 {
+            show(&format!("nothing is stored of {cluster} yet: there is nothing to verify"))?;
+            return Ok(true);
+        }
+        let found = match count {
+            0 => "each follows the one before, none was changed, and the last is the one that the state item knows"
+                .into(),
+            count => explain::count(count, "flaw"),
+        };
+        show(&format!("{} of {cluster}: {found}", explain::count(verdict.rows, "row")))?;
+        if let Some(oldest) = verdict.oldest.filter(|oldest| *oldest > 1 && settings.retention.is_some()) {
+            show(&format!("it begins at version {oldest}: what was before has expired, or is gone"))?;
+        }
+        verdict.newest.map_or(Ok(()), |newest| show(&format!("newest: {newest}")))?;
         Ok(count == 0)
     }
+}
+
+/// The state item, once its row is written: between the two is a moment in which only the item knows the row.
+async fn settled(store: &DynamoDb, cluster: &ClusterId) -> Result<Option<Item>> {
+    for _ in 0..SETTLING_LOOKS {
+        let Some(item) = store.read(cluster).await? else { return Ok(None) };
+        let path = Path::Cluster { cluster: cluster.clone(), from: item.version, to: item.version };
+        if store.rows(&path, false).next().await?.is_some() {
+            return Ok(Some(item));
+        }
+        tokio::time::sleep(SETTLING_PAUSE).await;
+    }
+    Ok(store.read(cluster).await?)
 }
 
 /// A row as a flat table has it.
@@ -243,16 +283,25 @@ impl<W: Write + Send> Writer<W> {
 }
 
 impl Export {
+    /// Whoever reads standard output may have seen enough: a closed pipe is no error.
     async fn run(self) -> Result<()> {
         let settings = self.file.load()?;
         let (_, store) = store(&settings).await;
+        match self.write(&settings, &store).await {
+            Err(error) if self.to.is_none() && closes(&error) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn write(&self, settings: &Settings, store: &DynamoDb) -> Result<()> {
+        let path = self.which.path(settings, store).await?;
         let to: Box<dyn Write + Send> = match &self.to {
             Some(path) => Box::new(File::create(path).with_context(|| format!("creating {}", path.display()))?),
             None => Box::new(std::io::stdout()),
         };
         let mut writer = Writer::new(self.format, BufWriter::new(to))?;
         let (mut seen, mut written) = (0_u64, 0_u64);
-        if let Some(path) = self.which.path(&settings, &store).await? {
+        if let Some(path) = path {
             let mut rows = store.rows(&path, false);
             while let Some(row) = rows.next().await? {
                 seen += 1;
@@ -269,9 +318,20 @@ impl Export {
         if written == 0 {
             bail!("no row is like that; nothing was written");
         }
-        eprintln!("{written} rows written");
+        eprintln!("{} written", explain::count(written, "row"));
         Ok(())
     }
+}
+
+/// Is it only that nobody reads any more?
+fn closes(error: &anyhow::Error) -> bool {
+    let broken = |error: &std::io::Error| error.kind() == ErrorKind::BrokenPipe;
+    error.chain().any(|cause| {
+        let csv = cause.downcast_ref::<csv::Error>().map(csv::Error::kind);
+        let in_csv = matches!(csv, Some(csv::ErrorKind::Io(error)) if broken(error));
+        let json = cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        in_csv || json == Some(ErrorKind::BrokenPipe) || cause.downcast_ref().is_some_and(broken)
+    })
 }
 
 #[cfg(feature = "parquet")]

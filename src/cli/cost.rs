@@ -52,10 +52,19 @@ impl Cost {
         sources.dedup();
         let unknown = match bill.unpriced {
             0 => String::new(),
-            count => format!(", and {count} items whose price is unknown (give them with --prices)"),
+            1 => ", and 1 item whose price is unknown (give it with --prices)".into(),
+            items => format!(", and {items} items whose price is unknown (give them with --prices)"),
+        };
+        let elsewhere = if bill.region == bill.configured_region {
+            String::new()
+        } else {
+            format!(
+                "\nwarning: the controller is in {}, where prices differ; give those with --prices",
+                bill.configured_region
+            )
         };
         show(&format!(
-            "{table}\n\n{:.2} USD a month at prices of {}{unknown}\nPrices from\n  {}",
+            "{table}\n\n{:.2} USD a month at prices of {}{unknown}{elsewhere}\nPrices from\n  {}",
             bill.usd,
             bill.region,
             sources.join("\n  ")

@@ -26,6 +26,8 @@ pub(super) enum Dlq {
     Show {
         #[command(flatten)]
         file: ConfigFile,
+        #[command(flatten)]
+        output: Output,
         /// Its id, or the beginning of it, as `list` prints it.
         id: String,
     },
@@ -36,6 +38,8 @@ pub(super) enum Dlq {
     Redrive {
         #[command(flatten)]
         file: ConfigFile,
+        #[command(flatten)]
+        output: Output,
         #[command(flatten)]
         which: Which,
     },
@@ -57,12 +61,16 @@ const LOOK_MAX: usize = 10_000;
 pub(super) async fn run(command: Dlq) -> Result<()> {
     match command {
         Dlq::List { file, output, limit } => list(&file.load()?, output.output, limit).await,
-        Dlq::Show { file, id } => {
+        Dlq::Show { file, output, id } => {
             let settings = file.load()?;
             let (_, letters) = look(&settings, LOOK_MAX).await?;
-            show(&found(&letters, &id)?.body)
+            let letter = found(&letters, &id)?;
+            match output.output {
+                Format::Table => show(&letter.body),
+                format => show_as(format, &Shown::of(letter)),
+            }
         }
-        Dlq::Redrive { file, which } => redrive(&file.load()?, &which).await,
+        Dlq::Redrive { file, output, which } => redrive(&file.load()?, output.output, &which).await,
     }
 }
 
@@ -78,6 +86,25 @@ pub(super) struct Shown {
     reason: Option<String>,
     /// As it came.
     body: String,
+}
+
+impl Shown {
+    fn of(letter: &DeadLetter) -> Self {
+        let DeadLetter { id, sent_at, reason, body, .. } = letter;
+        Self { id: id.clone(), sent_at: sent_at.map(clock::rfc3339), reason: reason.clone(), body: body.clone() }
+    }
+}
+
+/// What became of a message, for programs.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Redriven {
+    /// Of SQS.
+    id: String,
+    /// The queue that it was sent to; none when it stays.
+    sent_to: Option<String>,
+    /// Why it stays.
+    kept: Option<String>,
 }
 
 async fn look(settings: &Settings, limit: usize) -> Result<(DeadLetters, Vec<DeadLetter>)> {
@@ -99,13 +126,7 @@ fn found<'a>(letters: &'a [DeadLetter], id: &str) -> Result<&'a DeadLetter> {
 async fn list(settings: &Settings, format: Format, limit: usize) -> Result<()> {
     let (_, letters) = look(settings, limit).await?;
     if format != Format::Table {
-        let shown = letters.into_iter().map(|DeadLetter { id, sent_at, reason, body, .. }| Shown {
-            id,
-            sent_at: sent_at.map(clock::rfc3339),
-            reason,
-            body,
-        });
-        return show_as(format, &shown.collect::<Vec<_>>());
+        return show_as(format, &letters.iter().map(Shown::of).collect::<Vec<_>>());
     }
     if letters.is_empty() {
         return show(&format!("Queue {} is empty: everything could be used.", settings.dead_letter_queue));
@@ -122,12 +143,18 @@ async fn list(settings: &Settings, format: Format, limit: usize) -> Result<()> {
     }
     show(&table.to_string())?;
     if letters.len() == limit {
-        show(&format!("Only {limit} messages are shown; pass --limit for more."))?;
+        show(&format!(
+            "Only {} shown; pass --limit for more.",
+            match limit {
+                1 => "1 message is".to_owned(),
+                limit => format!("{limit} messages are"),
+            }
+        ))?;
     }
     Ok(())
 }
 
-async fn redrive(settings: &Settings, which: &Which) -> Result<()> {
+async fn redrive(settings: &Settings, format: Format, which: &Which) -> Result<()> {
     let (queue, letters) = look(settings, LOOK_MAX).await?;
     let chosen: Vec<&DeadLetter> = if which.all {
         letters.iter().collect()
@@ -135,20 +162,31 @@ async fn redrive(settings: &Settings, which: &Which) -> Result<()> {
         which.ids.iter().map(|id| found(&letters, id)).collect::<Result<_>>()?
     };
     let decoder = Decoder::new(&settings.clusters);
-    let (mut sent, mut kept) = (0, 0);
+    let mut redriven = Vec::new();
     for letter in chosen {
         let target = if decoder.decode(&letter.body, Channel::Operator).is_ok() {
-            &settings.operator_queue
-        } else if let Err(refusal) = decoder.decode(&letter.body, Channel::Evidence) {
-            kept += 1;
-            show(&format!("kept    {}: {refusal}", letter.id))?;
-            continue;
+            Ok(&settings.operator_queue)
         } else {
-            &settings.queue
+            decoder.decode(&letter.body, Channel::Evidence).map(|_| &settings.queue)
         };
-        queue.send_on(letter, target).await?;
-        sent += 1;
-        show(&format!("sent    {} to {target}", letter.id))?;
+        let one = match target {
+            Ok(target) => {
+                queue.send_on(letter, target).await?;
+                Redriven { id: letter.id.clone(), sent_to: Some(target.clone()), kept: None }
+            }
+            Err(refusal) => Redriven { id: letter.id.clone(), sent_to: None, kept: Some(refusal.to_string()) },
+        };
+        if format == Format::Table {
+            match (&one.sent_to, &one.kept) {
+                (Some(target), _) => show(&format!("sent    {} to {target}", one.id))?,
+                (None, why) => show(&format!("kept    {}: {}", one.id, why.as_deref().unwrap_or_default()))?,
+            }
+        }
+        redriven.push(one);
     }
-    show(&format!("{sent} sent, {kept} kept."))
+    if format != Format::Table {
+        return show_as(format, &redriven);
+    }
+    let sent = redriven.iter().filter(|one| one.sent_to.is_some()).count();
+    show(&format!("{sent} sent, {} kept.", redriven.len() - sent))
 }

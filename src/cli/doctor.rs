@@ -2,6 +2,7 @@
 
 use super::{ConfigFile, Format, Output, show, show_as, table, world};
 use anyhow::Result;
+use aurora_failover::audit::held::{self, Held, count, duration};
 use aurora_failover::config::{ClusterSettings, Settings};
 use aurora_failover::database::{Database, within};
 use aurora_failover::dns::Dns;
@@ -16,6 +17,7 @@ use clap::{Args, ValueEnum as _};
 use schemars::JsonSchema;
 use serde::Serialize;
 use statemachine::{Mode, Record, Region, RouteBy, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -66,7 +68,7 @@ pub(super) struct Finding {
     severity: Severity,
     about: String,
     found: String,
-    fix: Option<&'static str>,
+    fix: Option<String>,
 }
 
 #[derive(Default)]
@@ -77,15 +79,15 @@ impl Findings {
         self.add(Severity::Good, about, found, None);
     }
 
-    fn warning(&mut self, about: impl Display, found: impl Display, fix: &'static str) {
-        self.add(Severity::Warning, about, found, Some(fix));
+    fn warning(&mut self, about: impl Display, found: impl Display, fix: impl Into<String>) {
+        self.add(Severity::Warning, about, found, Some(fix.into()));
     }
 
-    fn error(&mut self, about: impl Display, found: impl Display, fix: &'static str) {
-        self.add(Severity::Error, about, found, Some(fix));
+    fn error(&mut self, about: impl Display, found: impl Display, fix: impl Into<String>) {
+        self.add(Severity::Error, about, found, Some(fix.into()));
     }
 
-    fn add(&mut self, severity: Severity, about: impl Display, found: impl Display, fix: Option<&'static str>) {
+    fn add(&mut self, severity: Severity, about: impl Display, found: impl Display, fix: Option<String>) {
         self.0.push(Finding { severity, about: about.to_string(), found: found.to_string(), fix });
     }
 }
@@ -103,10 +105,12 @@ impl Doctor {
         let world = world(&settings, &sdk)?;
         let store = DynamoDb::new(&sdk, &settings.table);
         let database = Database::new(settings.database.clone(), &settings.aws, Dns::new(&settings.nameservers)?)?;
+        self_checks(&mut findings, &settings);
         for cluster in &settings.clusters {
             let record = stored(&mut findings, &store, cluster).await;
             let primary = record.as_ref().map_or(&cluster.config.members[0].region, |record| &record.primary);
-            where_it_runs(&mut findings, &settings, cluster, primary);
+            where_it_runs(&mut findings, &settings, cluster, primary, record.as_ref());
+            independence(&mut findings, cluster, primary);
             rds(&mut findings, &world, cluster, primary, &settings.region).await;
             lag_limit(&mut findings, &settings, cluster, primary).await;
             names(&mut findings, &world, cluster, primary).await;
@@ -125,11 +129,12 @@ impl Doctor {
                 Severity::Warning => "WARNING",
                 Severity::Error => "ERROR",
             };
-            table.add_row([sign, &finding.about, &finding.found, finding.fix.unwrap_or_default()]);
+            table.add_row([sign, &finding.about, &finding.found, finding.fix.as_deref().unwrap_or_default()]);
         }
         let simulate = "\nGive --simulate controller=ARN and the like to have the roles' permissions simulated.";
         let hint = if self.simulate.is_empty() { simulate } else { "" };
-        show(&format!("{table}\n\n{errors} errors, {warnings} warnings{hint}"))?;
+        let (errors_told, warnings_told) = (count(errors, "error"), count(warnings, "warning"));
+        show(&format!("{table}\n\n{errors_told}, {warnings_told}{hint}"))?;
         Ok(errors == 0)
     }
 }
@@ -224,10 +229,10 @@ async fn stored(findings: &mut Findings, store: &DynamoDb, cluster: &ClusterSett
     }
     if let Some(pause) = &record.paused {
         let found = format!("paused by {} until {}", pause.by, clock::rfc3339(pause.until));
-        findings.warning(&about, found, "override CLUSTER resume");
+        findings.warning(&about, found, held::command(&cluster.id, "resume"));
     }
-    if let Some(hold) = &record.hold {
-        findings.warning(&about, format!("holding: {}; {}", hold.detail, hold.release), "do what releases it");
+    for Held { why, release } in held::held(&record, &[]) {
+        findings.warning(&about, format!("holding: {why}"), release);
     }
     if record.mode == Mode::Observe {
         findings.warning(&about, "mode observe: it never acts", "set mode = \"approve\" or \"auto\" when you trust it");
@@ -243,17 +248,17 @@ fn vantages(findings: &mut Findings, record: &Record, now: Timestamp) {
         let about = format!("vantage {vantage}");
         match record.evidence.tracks.get(vantage) {
             Some(track) if now.since_ms(track.last_seen) <= HEARD_WITHIN_MS => {
-                findings.good(about, format!("heard of {} s ago", now.since_ms(track.last_seen) / 1000));
+                findings.good(about, format!("heard of {} ago", duration(now.since_ms(track.last_seen))));
             }
             Some(track) => {
-                let found = format!("not heard of for {} s", now.since_ms(track.last_seen) / 1000);
+                let found = format!("not heard of for {}", duration(now.since_ms(track.last_seen)));
                 findings.error(about, found, "start it, and check its way to the bus");
             }
             None => findings.error(about, "never heard of", "start `aurora-failover canary` there"),
         }
     }
     if policy.vantages.len() < 3 {
-        let found = format!("{} vantages", policy.vantages.len());
+        let found = count(policy.vantages.len(), "vantage");
         findings.warning(
             "quorum",
             found,
@@ -272,7 +277,7 @@ fn lag(findings: &mut Findings, record: &Record, now: Timestamp) {
         match record.evidence.lag.get(&member.region) {
             None => findings.error(about, "unknown, and unknown counts as too much", "check its reader endpoint"),
             Some(lag) => {
-                let found = format!("{} ms, {} s ago", lag.ms, now.since_ms(lag.at) / 1000);
+                let found = format!("{}, {} ago", duration(lag.ms), duration(now.since_ms(lag.at)));
                 if lag.ms > record.config.policy.rpo_max_ms {
                     findings.warning(about, found, "it is over rpo-max: a failover would wait for a human");
                 } else {
@@ -283,13 +288,112 @@ fn lag(findings: &mut Findings, record: &Record, now: Timestamp) {
     }
 }
 
-fn where_it_runs(findings: &mut Findings, settings: &Settings, cluster: &ClusterSettings, primary: &Region) {
+fn where_it_runs(
+    findings: &mut Findings,
+    settings: &Settings,
+    cluster: &ClusterSettings,
+    primary: &Region,
+    record: Option<&Record>,
+) {
     let about = format!("controller of {}", cluster.id);
-    if settings.region == *primary {
-        let fix = "run it in a standby region or a third one: it must work when the primary's region is gone";
-        findings.error(about, format!("its region {} is the primary's", settings.region), fix);
-    } else {
+    if settings.region != *primary {
         findings.good(about, format!("in {}, away from the primary in {primary}", settings.region));
+        return;
+    }
+    let found = format!("its region {} is the primary's", settings.region);
+    if record.is_some_and(|record| record.epoch.0 > 1) {
+        // Where it was set up the primary was elsewhere: the writer came after it.
+        let others = cluster.config.members.iter().map(|member| &member.region).filter(|region| *region != primary);
+        let back = others.map(|region| held::command(&cluster.id, &format!("switchover --target {region}")));
+        let back = back.collect::<Vec<_>>().join(" or ");
+        let fix = format!(
+            "the writer has moved to where the controller is, and with this region both would be lost: once the other \
+             region is well, switch back ({back}); or stay here, and move the controller, its table, buses and queues \
+             to another region, best a third one"
+        );
+        findings.error(about, found, fix);
+    } else {
+        let fix = "run it in a standby region or a third one: it must work when the primary's region is gone";
+        findings.error(about, found, fix);
+    }
+}
+
+/// The region that a vantage's name tells of, such as that of `witness-eu-west-1`.
+fn region_of(vantage: &str) -> Option<String> {
+    let words: Vec<&str> = vantage.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let compass =
+        |word: &str| ["north", "south", "east", "west", "central"].iter().any(|direction| word.starts_with(direction));
+    let is_region = |words: &&[&str]| {
+        let [area, middle @ .., direction, number] = words else { return false };
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        area.len() == 2 && middle.iter().all(|word| *word == "gov") && compass(direction) && digits(number)
+    };
+    let lengths = [3, 4].into_iter();
+    lengths.flat_map(|length| words.windows(length)).find(is_region).map(|words| words.join("-"))
+}
+
+/// Would the vantages that are left confirm the loss of the primary's region, and is each one cut off by itself only?
+fn independence(findings: &mut Findings, cluster: &ClusterSettings, primary: &Region) {
+    let policy = &cluster.config.policy;
+    let about = format!("independence of the vantages of {}", cluster.id);
+    let mut regions: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut nowhere = Vec::new();
+    for vantage in &policy.vantages {
+        match region_of(vantage.as_str()) {
+            Some(region) => regions.entry(region).or_default().push(vantage.as_str()),
+            None => nowhere.push(vantage.as_str()),
+        }
+    }
+    let inside = regions.get(primary.as_str()).map_or(0, Vec::len);
+    let outside = policy.vantages.len() - inside;
+    let mut good = true;
+    if (outside as u64) < u64::from(policy.quorum) {
+        good = false;
+        let found = format!(
+            "{outside} of {} outside the primary's region {primary}, and {} must agree: its loss could not be confirmed",
+            count(policy.vantages.len(), "vantage"),
+            policy.quorum
+        );
+        findings.error(&about, found, "run as many vantages as the quorum needs in other regions");
+    }
+    for (region, together) in regions.iter().filter(|(_, together)| together.len() > 1) {
+        good = false;
+        let found = format!("{} are in {region}: what cuts one off cuts off all", together.join(", "));
+        findings.warning(&about, found, "spread them over regions");
+    }
+    if !nowhere.is_empty() {
+        good = false;
+        let found = format!("the region of {} is not known", nowhere.join(", "));
+        findings.warning(
+            &about,
+            found,
+            "name each after its region, such as witness-eu-west-1, so that this can be told",
+        );
+    }
+    if good {
+        let regions = regions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        findings.good(about, format!("one each in {regions}; {outside} outside the primary's region"));
+    }
+}
+
+/// A vantage that is cut off itself must find out: by neutral targets that do not fail together.
+fn self_checks(findings: &mut Findings, settings: &Settings) {
+    let about = "self-check of the vantages";
+    let targets = &settings.canary.self_check;
+    let host = |target: &String| target.rsplit_once(':').map_or(target.as_str(), |(host, _)| host).to_owned();
+    let hosts: BTreeSet<String> = targets.iter().map(host).collect();
+    match (targets.len(), hosts.len()) {
+        (0, _) => findings.warning(
+            about,
+            "none is configured: a vantage that is cut off itself takes the primary for down",
+            "set canary.self-check to two or more neutral addresses of different owners",
+        ),
+        (targets, 1) => findings.warning(
+            about,
+            format!("{} at one host: when that fails, all vantages count as cut off", count(targets, "target")),
+            "add a neutral address elsewhere",
+        ),
+        (targets, hosts) => findings.good(about, format!("{} at {hosts} hosts", count(targets, "target"))),
     }
 }
 
@@ -330,7 +434,7 @@ async fn rds(findings: &mut Findings, world: &World, cluster: &ClusterSettings, 
             Ok(facts) if facts.status != "available" => {
                 findings.error(about, format!("status {}", facts.status), "wait until it is available");
             }
-            Ok(facts) => findings.good(about, format!("available, {} instances", facts.instances)),
+            Ok(facts) => findings.good(about, format!("available, {}", count(facts.instances, "instance"))),
         }
     }
 }
@@ -399,5 +503,74 @@ async fn databases(findings: &mut Findings, database: &Database, cluster: &Clust
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aurora_failover::config;
+    use statemachine::Vantage;
+
+    fn example() -> Settings {
+        let example = include_str!("../../aurora-failover.example.toml");
+        config::parse(example, "example", |_| None).expect("the example is valid")
+    }
+
+    fn told(findings: &Findings) -> Vec<(Severity, &str)> {
+        findings.0.iter().map(|finding| (finding.severity, finding.found.as_str())).collect()
+    }
+
+    #[test]
+    fn a_vantage_is_where_its_name_says() {
+        let told = ["us-west-2", "witness-eu-west-1", "ap-southeast-2b", "us-gov-west-1", "office", "my_ca-central-1"];
+        let want = [Some("us-west-2"), Some("eu-west-1"), None, Some("us-gov-west-1"), None, Some("ca-central-1")];
+        assert_eq!(told.map(region_of).each_ref().map(Option::as_deref), want);
+    }
+
+    #[test]
+    fn vantages_that_fail_together_are_found() {
+        let of = |vantages: &[&str]| {
+            let mut cluster = example().clusters.remove(0);
+            cluster.config.policy.vantages = vantages.iter().map(|name| Vantage((*name).into())).collect();
+            cluster.config.policy.quorum = 2;
+            let mut findings = Findings::default();
+            independence(&mut findings, &cluster, &"us-east-2".into());
+            findings
+        };
+        let well = of(&["us-east-2", "us-west-2", "witness-eu-west-1"]);
+        assert_eq!(well.0[0].severity, Severity::Good, "{well:?}", well = told(&well));
+        let inside = of(&["us-east-2", "b-us-east-2", "us-west-2"]);
+        assert_eq!(inside.0[0].severity, Severity::Error);
+        assert!(inside.0[0].found.contains("its loss could not be confirmed"));
+        assert!(inside.0[1].found.contains("us-east-2, b-us-east-2 are in us-east-2"), "{:?}", told(&inside));
+        let office = of(&["office", "us-west-2", "eu-west-1"]);
+        assert_eq!(told(&office), [(Severity::Warning, "the region of office is not known")]);
+    }
+
+    #[test]
+    fn self_checks_that_fail_together_are_found() {
+        let of = |targets: &[&str]| {
+            let mut settings = example();
+            settings.canary.self_check = targets.iter().map(|target| (*target).into()).collect();
+            let mut findings = Findings::default();
+            self_checks(&mut findings, &settings);
+            findings.0.remove(0).severity
+        };
+        assert_eq!(of(&[]), Severity::Warning);
+        assert_eq!(of(&["one.example.com:443", "one.example.com:53"]), Severity::Warning);
+        assert_eq!(of(&["one.example.com:443", "two.example.com:443"]), Severity::Good);
+    }
+
+    #[test]
+    fn after_a_failover_to_where_the_controller_is_it_says_what_to_do() {
+        let settings = example();
+        let cluster = &settings.clusters[0];
+        let mut record = Record::new("orders".into(), cluster.config.clone(), Mode::Auto, Timestamp(0));
+        record.epoch = statemachine::Epoch(2);
+        let mut findings = Findings::default();
+        where_it_runs(&mut findings, &settings, cluster, &settings.region, Some(&record));
+        let fix = findings.0[0].fix.as_deref().unwrap_or_default();
+        assert!(fix.contains("aurora-failover override orders switchover --target us-east-2"), "{fix}");
     }
 }

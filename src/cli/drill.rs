@@ -1,9 +1,13 @@
 //! `aurora-failover drill`: a game day on the real cluster, with its report.
 
-use super::override_::{self, Override, Telling};
+use super::override_::{self, Ended, Override, Telling};
 use super::{ConfigFile, Format, Output, episodes, report, show, show_as, store};
 use anyhow::{Context as _, Result, bail};
+use aurora_failover::audit::explain;
+use aurora_failover::clock;
+use aurora_failover::store::DynamoDb;
 use clap::Args;
+use statemachine::{ClusterId, State, next_wakeup};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,12 +15,18 @@ use std::time::{Duration, Instant};
 /// Longest time until everything is whole again.
 const CLOSES_WITHIN: Duration = Duration::from_secs(7200);
 
+/// Longest time until what was before has settled.
+const SETTLES_WITHIN: Duration = Duration::from_secs(3600);
+
+/// Pause between two tellings that it still waits.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A game day: move the writer of a real cluster by plan, follow it to the end, report on it.
 ///
-/// Exits as `override` does.
+/// Waits, at most an hour, until what was before has settled. Exits as `override` does.
 #[derive(Args)]
 pub(super) struct Drill {
     #[command(flatten)]
@@ -40,9 +50,48 @@ pub(super) struct Drill {
     /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
+    /// Do not wait until what was before has settled: be refused then.
+    #[arg(long)]
+    no_wait: bool,
     /// Also write a page with charts here.
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
+}
+
+/// Waits until a switchover can be ordered; how it ended otherwise.
+async fn settle(store: &DynamoDb, cluster: &ClusterId, telling: &mut Telling) -> Result<Option<Ended>> {
+    let (began, mut told): (Instant, Option<Instant>) = (Instant::now(), None);
+    loop {
+        let Some(item) = store.read(cluster).await? else { return Ok(None) };
+        let record = &item.record;
+        if record.state == State::Healthy && record.episode.is_none() {
+            return Ok(None);
+        }
+        if record.hold.is_some() {
+            for held in explain::held(record, &super::asked(store, &item).await?) {
+                telling.tell(format!("it holds: {}; to go on: {}", held.why, held.release))?;
+            }
+            return Ok(Some(Ended::Holds));
+        }
+        if began.elapsed() > SETTLES_WITHIN {
+            telling.tell(format!(
+                "{cluster} is {} after {}; `aurora-failover explain {cluster}` says why",
+                record.state.name(),
+                explain::duration(SETTLES_WITHIN.as_millis() as u64)
+            ))?;
+            return Ok(Some(Ended::NoAnswer));
+        }
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            let again = next_wakeup(record).map(|at| format!(", and it looks again at {}", clock::rfc3339(at)));
+            telling.tell(format!(
+                "waiting until what was before has settled: {cluster} is {}{}",
+                record.state.name(),
+                again.unwrap_or_default()
+            ))?;
+            told = Some(Instant::now());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 impl Drill {
@@ -50,6 +99,12 @@ impl Drill {
         let settings = self.file.load()?;
         let cluster = super::one_cluster(&settings, Some(self.cluster.clone()))?;
         let (_, store) = store(&settings).await;
+        let mut telling = Telling::new(self.output.output);
+        if !self.no_wait
+            && let Some(ended) = settle(&store, &cluster, &mut telling).await?
+        {
+            return Ok(ended.code());
+        }
         let before = store.newest_episode(&cluster).await?.map(|entry| entry.id);
         let order = Override::switchover(
             self.file.config.clone(),
@@ -59,13 +114,17 @@ impl Drill {
             self.on_behalf_of,
             self.yes,
         );
-        let mut telling = Telling::new(self.output.output);
-        let code = override_::carry_out(order, &mut telling).await?.code();
+        let ended = override_::carry_out(order, &mut telling).await?;
+        let code = ended.code();
         let newest = store.newest_episode(&cluster).await?;
         let Some(entry) = newest.filter(|entry| Some(&entry.id) != before.as_ref()) else { return Ok(code) };
-        telling.tell("waiting until everything is whole again")?;
+        // What holds, or is not answered, closes when somebody does something about it.
+        let closes = !matches!(ended, Ended::Holds | Ended::NoAnswer);
+        if closes {
+            telling.tell("waiting until everything is whole again")?;
+        }
         let began = Instant::now();
-        while episodes::find(&store, &cluster, entry.id.as_str()).await?.closed_at.is_none() {
+        while closes && episodes::find(&store, &cluster, entry.id.as_str()).await?.closed_at.is_none() {
             if began.elapsed() > CLOSES_WITHIN {
                 bail!(
                     "episode {} is open after {CLOSES_WITHIN:?}; `aurora-failover explain {cluster}` says why",

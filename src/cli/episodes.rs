@@ -1,5 +1,6 @@
 //! `aurora-failover episodes` and `episode`: what happened, as a list and as a report.
 
+use super::history::OUTCOMES;
 use super::{ConfigFile, Format, Output, report, show, show_as, store, table, when};
 use anyhow::{Context as _, Result, bail};
 use aurora_failover::audit::explain;
@@ -9,6 +10,7 @@ use aurora_failover::store::{DynamoDb, EpisodeEntry, HistoryRow, Path};
 use clap::{Args, ValueEnum};
 use statemachine::{ClusterId, EpisodeId, Timestamp};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The episodes of a cluster, newest first: when, what for, how they ended, how long, what was lost.
 #[derive(Args)]
@@ -23,8 +25,8 @@ pub(super) struct Episodes {
     /// That began from this time on: 30d (ago), or 2026-11-23T12:00:00Z.
     #[arg(long, value_name = "TIME", value_parser = when::parse)]
     since: Option<Timestamp>,
-    /// That ended so: completed, averted, cancelled, failed.
-    #[arg(long)]
+    /// That ended so.
+    #[arg(long, value_parser = OUTCOMES)]
     outcome: Option<String>,
 }
 
@@ -33,14 +35,18 @@ pub(super) struct Episodes {
 pub(super) struct Episode {
     #[command(flatten)]
     file: ConfigFile,
-    /// Its id, as `episodes` prints it; or `last`.
+    /// Its id, as `episodes` prints it; or `last`, the newest that was more than an averted suspicion; or `latest`, the
+    /// newest of all.
     id: String,
-    /// Which cluster, with `last`; may be left out when the configuration has only one.
+    /// Which cluster, with `last` and `latest`; may be left out when the configuration has only one.
     #[arg(long)]
     cluster: Option<String>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     output: ReportFormat,
+    /// What your application went without writes, as it measured it, such as 95s: the service has no client of its own.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    client_outage: Option<Duration>,
     /// Also write a page with charts here; it needs nothing else.
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
@@ -61,6 +67,9 @@ enum ReportFormat {
 impl Episodes {
     pub(super) async fn run(self) -> Result<()> {
         let settings = self.file.load()?;
+        if let Some(name) = &self.cluster {
+            super::one_cluster(&settings, Some(name.clone()))?;
+        }
         let (_, store) = store(&settings).await;
         let mut entries = Vec::new();
         for cluster in settings.clusters.iter().filter(|own| self.cluster.as_ref().is_none_or(|c| *c == own.id.0)) {
@@ -72,10 +81,17 @@ impl Episodes {
         if self.output.output != Format::Table {
             return show_as(self.output.output, &entries);
         }
+        if entries.is_empty() {
+            let asked = self.since.is_some() || self.outcome.is_some();
+            let like = if asked { " like that" } else { "" };
+            return show(&format!(
+                "There was no episode{like}: the machine never left healthy and came back, or moved a writer."
+            ));
+        }
         let mut table =
             table(["episode", "began (UTC)", "kind", "outcome", "took", "promoted after", "loss by heartbeats"]);
         for entry in &entries {
-            let ms = |ms: u64| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string();
+            let ms = explain::duration;
             let episode = entry.episode.as_ref();
             table.add_row([
                 entry.id.to_string(),
@@ -96,10 +112,11 @@ impl Episode {
         let settings = self.file.load()?;
         let (_, store) = store(&settings).await;
         let cluster = match self.id.as_str() {
-            "last" => super::one_cluster(&settings, self.cluster.clone())?,
+            id if is_word(id) => super::one_cluster(&settings, self.cluster.clone())?,
             id => super::cluster_of(&settings, id)?,
         };
-        let (report, _) = load(&store, &cluster, &self.id).await?;
+        let (mut report, _) = load(&store, &cluster, &self.id).await?;
+        report.rto_client_ms = self.client_outage.map(|outage| u64::try_from(outage.as_millis()).unwrap_or(u64::MAX));
         if let Some(path) = &self.html {
             std::fs::write(path, report::html(&report)).with_context(|| format!("writing {}", path.display()))?;
         }
@@ -134,15 +151,22 @@ pub(super) async fn rows(store: &DynamoDb, entry: &EpisodeEntry) -> Result<Vec<H
     Ok(rows)
 }
 
-/// The entry of an episode by its id, or the newest one.
+/// Does it stand for an episode without being an id?
+pub(super) fn is_word(id: &str) -> bool {
+    matches!(id, "last" | "latest")
+}
+
+/// The entry of an episode by its id; `last` is the newest that was not averted, `latest` the newest of all.
 pub(super) async fn find(store: &DynamoDb, cluster: &ClusterId, id: &str) -> Result<EpisodeEntry> {
     let found = match id {
-        "last" => store.newest_episode(cluster).await?,
+        "last" => store.last_episode(cluster).await?,
+        "latest" => store.newest_episode(cluster).await?,
         id => store.episode(cluster, &EpisodeId(id.to_owned())).await?,
     };
     match (found, id) {
         (Some(entry), _) => Ok(entry),
-        (None, "last") => bail!("{cluster} has had no episode yet"),
+        (None, "last") => bail!("{cluster} has had no episode but averted ones; `latest` is the newest of all"),
+        (None, "latest") => bail!("{cluster} has had no episode yet"),
         (None, id) => bail!("{cluster} has no episode {id}; `aurora-failover episodes` lists them"),
     }
 }

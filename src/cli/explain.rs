@@ -8,7 +8,7 @@ use aurora_failover::store::{DynamoDb, Path};
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
-use statemachine::{ClusterId, Record, Timestamp};
+use statemachine::{ClusterId, Record, Rule, Timestamp};
 
 /// Turns that are told of beside the record.
 const TURNS: usize = 5;
@@ -49,13 +49,17 @@ impl Explain {
                 version,
                 record: Vec::new(),
                 turns: vec![explain::turn(&row)],
+                is_newest: false,
             };
             return told.show(self.output.output);
         }
+        let mut asked = Vec::new();
         let (record, at, version) = match self.at {
             None => {
+                let item = store.read(&cluster).await?;
                 let item =
-                    store.read(&cluster).await?.context("nothing is stored of it yet; is the controller running?")?;
+                    item.with_context(|| format!("nothing is stored of {cluster} yet; is the controller running?"))?;
+                asked = super::asked(&store, &item).await?;
                 // Quiet evidence is stored once in a while: it is judged as of the time that it is of.
                 let of = item.record.last_now;
                 (item.record, of, item.version)
@@ -79,10 +83,14 @@ impl Explain {
             if row.from == row.to && row.guards.is_empty() && row.answer.is_none() {
                 continue;
             }
+            if asked.is_empty() && row.rule == Rule::GuardRefused {
+                asked.clone_from(&row.guards);
+            }
             turns.push(explain::turn(&row));
         }
-        let record = explain::record(&record, at);
-        Explained { cluster: cluster.to_string(), at, version, record, turns }.show(self.output.output)
+        let record = explain::record_asked(&record, at, &asked);
+        let (cluster, is_newest) = (cluster.to_string(), self.at.is_none());
+        Explained { cluster, at, version, record, turns, is_newest }.show(self.output.output)
     }
 }
 
@@ -99,6 +107,9 @@ pub(super) struct Explained {
     record: Vec<String>,
     /// Turns, newest first.
     turns: Vec<Vec<String>>,
+    /// It is the record as it is now.
+    #[serde(skip)]
+    is_newest: bool,
 }
 
 impl Explained {
@@ -111,8 +122,14 @@ impl Explained {
             return show(&turns);
         }
         let (at, record) = (clock::rfc3339(self.at), self.record.join("\n"));
+        let turns = match turns.as_str() {
+            "" => "No turn has moved it yet.",
+            turns => turns,
+        };
+        let ago = self.is_newest.then(|| explain::duration(clock::now().since_ms(self.at)));
+        let ago = ago.map(|ago| format!(" ({ago} ago)")).unwrap_or_default();
         show(&format!(
-            "As of {at}, version {}:\n{record}\n\nHow it came to this, newest first:\n\n{turns}",
+            "As of {at}{ago}, version {}:\n{record}\n\nHow it came to this, newest first:\n\n{turns}",
             self.version
         ))
     }

@@ -8,7 +8,7 @@ use aurora_failover::config::Settings;
 use aurora_failover::store::{DynamoDb, HistoryRow, Path};
 use clap::Args;
 use comfy_table::Table;
-use statemachine::{ClusterId, Timestamp};
+use statemachine::{ClusterId, Rule, Timestamp};
 
 /// Which rows.
 #[derive(Args)]
@@ -22,6 +22,22 @@ pub(super) struct History {
     /// At most this many turns.
     #[arg(long, default_value_t = 50, value_name = "N")]
     limit: usize,
+}
+
+/// States by name.
+const STATES: [&str; 6] = ["healthy", "suspect", "confirmed-down", "promoting", "rerouting", "stable"];
+
+/// Outcomes of episodes by name.
+pub(super) const OUTCOMES: [&str; 4] = ["completed", "averted", "cancelled", "failed"];
+
+/// Kinds of events by name.
+const KINDS: [&str; 10] =
+    ["probe", "observation", "lag", "command", "rds", "alarm", "result", "claim", "configured", "tick"];
+
+/// A rule by its name, as it is stored.
+fn rule(text: &str) -> Result<String, String> {
+    let read: Result<Rule, serde_json::Error> = serde_json::from_value(serde_json::Value::from(text));
+    read.map(|rule| explain::word(&rule)).map_err(|error| error.to_string())
 }
 
 /// A choice of rows.
@@ -43,16 +59,16 @@ pub(super) struct Which {
     #[arg(long, value_name = "ID")]
     episode: Option<String>,
     /// In this state after the turn.
-    #[arg(long)]
+    #[arg(long, value_parser = STATES)]
     state: Option<String>,
-    /// That closed an episode so: completed, averted, cancelled, failed.
-    #[arg(long)]
+    /// That closed an episode so.
+    #[arg(long, value_parser = OUTCOMES)]
     outcome: Option<String>,
     /// Made by this rule, such as quorum-confirmed.
-    #[arg(long)]
+    #[arg(long, value_parser = rule)]
     rule: Option<String>,
-    /// On an event of this kind: probe, observation, lag, command, rds, alarm, result, claim, configured, tick.
-    #[arg(long, value_name = "KIND")]
+    /// On an event of this kind.
+    #[arg(long, value_name = "KIND", value_parser = KINDS)]
     event: Option<String>,
 }
 
@@ -136,12 +152,12 @@ impl History {
             return show_as(self.output.output, &rows);
         }
         if rows.is_empty() {
-            eprintln!("no turn is like that; see `history --help` for what can be asked");
-            return Ok(());
+            return show("No turn is like that; see `history --help` for what can be asked.");
         }
         show(&listing(&rows, settings.clusters.len() > 1).to_string())?;
         if rows.len() == self.limit {
-            show(&format!("Only the newest {} turns are shown; pass --limit for more.", self.limit))?;
+            let newest = explain::count(self.limit, "turn");
+            show(&format!("Only the newest {newest} are shown; pass --limit for more."))?;
         }
         Ok(())
     }
@@ -163,4 +179,34 @@ fn listing(rows: &[HistoryRow], several: bool) -> Table {
         table.add_row(several.then(|| row.cluster.to_string()).into_iter().chain(cells));
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use statemachine::{EpisodeOutcome, Event, State};
+
+    #[test]
+    fn what_can_be_asked_for_is_what_there_is() {
+        for state in STATES {
+            let read: serde_json::Value = serde_json::json!({
+                "name": state, "since": 0, "target": "us-west-2", "soak-until": 0
+            });
+            let read: State = serde_json::from_value(read).expect("a state");
+            assert_eq!(read.name(), state);
+        }
+        for outcome in OUTCOMES {
+            let read: EpisodeOutcome = serde_json::from_value(outcome.into()).expect("an outcome");
+            assert_eq!(explain::word(&read), outcome);
+        }
+        // A kind that exists lacks its fields; another one is not known.
+        for kind in KINDS {
+            let read: Result<Event, _> = serde_json::from_value(serde_json::json!({ "kind": kind }));
+            assert!(
+                read.map_or_else(|error| error.to_string().contains("missing field"), |event| event.name() == kind)
+            );
+        }
+        assert_eq!(rule("guard-refused").as_deref(), Ok("guard-refused"));
+        assert!(rule("gard-refused").is_err_and(|error| error.contains("guard-refused")));
+    }
 }

@@ -18,8 +18,9 @@ mod watch;
 mod when;
 
 use self::log::Log;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aurora_failover::arc::RoutingControls;
+use aurora_failover::audit::explain::{count, duration};
 use aurora_failover::audit::report::Report;
 use aurora_failover::audit::what_if::Compared;
 use aurora_failover::board::Board;
@@ -41,7 +42,7 @@ use aurora_failover::rds::AwsRds;
 use aurora_failover::route53::AwsRoute53;
 use aurora_failover::s3::AwsS3;
 use aurora_failover::sqs::Sqs;
-use aurora_failover::store::{DynamoDb, EpisodeEntry, HistoryRow};
+use aurora_failover::store::{DynamoDb, EpisodeEntry, HistoryRow, Item};
 use aurora_failover::telemetry::{self, Health};
 use aurora_failover::{aws, canary, clock, controller, infrastructure};
 use aws_config::SdkConfig;
@@ -49,7 +50,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Serialize;
-use statemachine::{ClusterId, Vantage};
+use statemachine::{ClusterId, GuardResult, HoldReason, Policy, Region, Rule, Vantage};
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -57,7 +58,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 #[cfg(feature = "dashboard")]
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Pause before a queue that does not answer is looked for again; doubles up to the longest one.
+const QUEUE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const QUEUE_AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// An autonomous failover controller for Amazon Aurora PostgreSQL Global Database.
 ///
@@ -69,6 +75,9 @@ use tokio_util::sync::CancellationToken;
     version,
     after_help = "\
 See it happen on this machine, without AWS:  aurora-failover lab drill region-loss
+
+Exit codes: 0 done; 1 refused, wrong or failed; 2 the command line cannot be used. `override` and `drill` have others, see
+their help.
 
 AWS credentials and endpoints come from the standard AWS environment and configuration.
 Log level: RUST_LOG, such as RUST_LOG=debug or RUST_LOG=aurora_failover=debug."
@@ -163,7 +172,8 @@ enum Command {
     ///
     /// Shows what the record, RDS and DNS say and what would happen, asks for confirmation, sends the order over the
     /// operator bus, waits for the answer, and follows what was begun. Exits with 0 when it was carried out and came to
-    /// its end, 1 when it was refused, 3 when no answer came in time, 4 when it holds, 5 when it came to nothing.
+    /// its end, 1 when it was refused, 2 when the command line cannot be used, 3 when no answer came in time, 4 when it
+    /// holds, 5 when it came to nothing.
     Override(override_::Override),
     /// Look at the real account: is everything there that a failover needs, and does it fit together?
     Doctor(doctor::Doctor),
@@ -207,6 +217,8 @@ enum ConfigCommand {
     Check {
         #[command(flatten)]
         file: ConfigFile,
+        #[command(flatten)]
+        output: Output,
     },
     /// Print the JSON Schema of the file, for editors.
     Schema,
@@ -214,14 +226,15 @@ enum ConfigCommand {
 
 #[derive(Args)]
 struct ConfigFile {
-    /// The configuration file.
+    /// The configuration file. A container may have its text in AURORA_FAILOVER_CONFIG_TEXT instead, which wins.
     #[arg(long, short, env = "AURORA_FAILOVER_CONFIG", default_value = "aurora-failover.toml", value_name = "FILE")]
     config: PathBuf,
 }
 
 impl ConfigFile {
     fn load(&self) -> Result<Settings> {
-        Ok(config::load(&self.config)?)
+        // The error says its cause itself; as a source it would be said twice.
+        config::load(&self.config).map_err(|error| anyhow!("{error}"))
     }
 }
 
@@ -259,8 +272,49 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ("output-doctor", schema_for!(Vec<doctor::Finding>)),
         ("output-cost", schema_for!(Bill)),
         ("output-dlq-list", schema_for!(Vec<dlq::Shown>)),
+        ("output-dlq-show", schema_for!(dlq::Shown)),
+        ("output-dlq-redrive", schema_for!(Vec<dlq::Redriven>)),
+        ("output-config-check", schema_for!(Vec<Checked>)),
     ]);
     all
+}
+
+/// A cluster of a file that can be used.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+struct Checked {
+    cluster: String,
+    mode: &'static str,
+    members: Vec<Region>,
+    routes: Vec<String>,
+    policy: Policy,
+}
+
+/// Reads the file, and says what is understood of it.
+fn check(file: &ConfigFile, format: Format) -> Result<()> {
+    let settings = file.load()?;
+    let checked = settings.clusters.iter().map(|cluster| Checked {
+        cluster: cluster.id.to_string(),
+        mode: cluster.mode.name(),
+        members: cluster.config.members.iter().map(|member| member.region.clone()).collect(),
+        routes: cluster.config.routes.iter().map(|route| route.name.clone()).collect(),
+        policy: cluster.config.policy.clone(),
+    });
+    let checked: Vec<Checked> = checked.collect();
+    if format != Format::Table {
+        return show_as(format, &checked);
+    }
+    for Checked { cluster, mode, members, policy, .. } in &checked {
+        show(&format!(
+            "{cluster}: mode {mode}, {}, {} of which {} must agree, {} over {}",
+            count(members.len(), "member"),
+            count(policy.vantages.len(), "vantage"),
+            policy.quorum,
+            count(policy.failures_min, "failure"),
+            duration(policy.confirm_after_ms),
+        ))?;
+    }
+    show(&format!("{} can be used", file.config.display()))
 }
 
 /// Prints data for programs: every type that is printed has a published schema.
@@ -397,21 +451,7 @@ async fn dispatch(command: Command) -> Result<()> {
         | Command::Plan(_)
         | Command::Doctor(_)
         | Command::Drill(_) => bail!("they have their own exit codes"),
-        Command::Config(ConfigCommand::Check { file }) => {
-            let settings = file.load()?;
-            for cluster in &settings.clusters {
-                let (id, policy, mode) = (&cluster.id, &cluster.config.policy, cluster.mode.name());
-                show(&format!(
-                    "{id}: mode {mode}, {} members, {} vantages of which {} must agree, {} failures over {} ms",
-                    cluster.config.members.len(),
-                    policy.vantages.len(),
-                    policy.quorum,
-                    policy.failures_min,
-                    policy.confirm_after_ms,
-                ))?;
-            }
-            show(&format!("{} can be used", file.config.display()))
-        }
+        Command::Config(ConfigCommand::Check { file, output }) => check(&file, output.output),
         Command::Config(ConfigCommand::Schema) => show(&serde_json::to_string_pretty(&config::schema())?),
         Command::Schema { name: None } => schemas().iter().try_for_each(|(name, _)| show(name)),
         Command::Schema { name: Some(name) } => match schemas().iter().find(|(known, _)| *known == name) {
@@ -433,7 +473,22 @@ async fn dispatch(command: Command) -> Result<()> {
     }
 }
 
-/// Writes to standard output. Whoever reads may have seen enough: a closed pipe is no error.
+/// The guards as they were asked when it began to hold, so that all that refused can be told; none when it does not.
+async fn asked(store: &DynamoDb, item: &Item) -> Result<Vec<GuardResult>> {
+    /// Newest rows that are looked through.
+    const ROWS_MAX: usize = 50;
+    let hold = item.record.hold.as_ref().map(|hold| hold.reason);
+    if !matches!(hold, Some(HoldReason::Guard(_))) {
+        return Ok(Vec::new());
+    }
+    let refused = |row: &HistoryRow| row.rule == Rule::GuardRefused;
+    if refused(&item.row) {
+        return Ok(item.row.guards.clone());
+    }
+    let found = store.newest(&item.record.cluster, ROWS_MAX).await?.into_iter().find(refused);
+    Ok(found.map(|row| row.guards).unwrap_or_default())
+}
+
 /// A table without lines.
 fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
@@ -448,7 +503,8 @@ fn median(mut ms: Vec<u64>) -> Option<u64> {
     ms.get(ms.len() / 2).copied()
 }
 
-/// Prints lines, without the blanks that a table has at their ends.
+/// Prints lines, without the blanks that a table has at their ends. Whoever reads may have seen enough: a closed pipe is
+/// no error.
 fn show(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     for line in text.split('\n') {
@@ -475,12 +531,8 @@ async fn serve(settings: Settings, beside: Beside) -> Result<()> {
     let stop = stop_on_signal()?;
     if let Some(vantage) = beside.vantage {
         is_known(&settings, &vantage)?;
-        let probing = probe(settings.clone(), vantage, stop.clone());
-        tokio::spawn(async move {
-            if let Err(error) = probing.await {
-                tracing::error!("this vantage does not probe: {error:#}");
-            }
-        });
+        let (settings, stop) = (settings.clone(), stop.clone());
+        tokio::spawn(async move { canary::keep(vantage, settings.clone(), || outside(&settings), stop).await });
     }
     let (health, board) = (Arc::new(Health::default()), Arc::new(Board::default()));
     let metrics = if beside.emf { telemetry::print_embedded(stop.clone())? } else { telemetry::collect(stop.clone())? };
@@ -509,11 +561,31 @@ async fn serve(settings: Settings, beside: Beside) -> Result<()> {
     let decoder = Arc::new(Decoder::new(&settings.clusters));
     let mut inboxes = Vec::new();
     for (channel, queue) in [(Channel::Evidence, &settings.queue), (Channel::Operator, &settings.operator_queue)] {
-        let queue = Sqs::open(&sdk, queue, &settings.dead_letter_queue).await?;
+        let opened = open_queue(&sdk, queue, &settings.dead_letter_queue, &health);
+        let Some(queue) = stop.run_until_cancelled(opened).await else { return Ok(()) };
         inboxes.push(Inbox::new(Arc::new(queue), channel, Arc::clone(&decoder)));
     }
     controller::run(settings, store, world, inboxes, health, board, stop).await;
     Ok(())
+}
+
+/// Finds a queue, as often as it takes: like the store it may be out of reach for a while, or not be there yet.
+async fn open_queue(sdk: &SdkConfig, queue: &str, dead_letters: &str, health: &Health) -> Sqs {
+    let mut pause = QUEUE_AGAIN_AFTER;
+    loop {
+        match Sqs::open(sdk, queue, dead_letters).await {
+            Ok(found) => {
+                health.set_missing(None);
+                return found;
+            }
+            Err(error) => {
+                tracing::warn!(%error, again_after = ?pause, "the queue does not answer; nothing is decided until it does");
+                health.set_missing(Some(error.to_string()));
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(QUEUE_AGAIN_AFTER_MAX);
+    }
 }
 
 /// The AWS configuration, and the table.
@@ -591,4 +663,50 @@ fn stop_on_signal() -> Result<CancellationToken> {
         stopping.cancel();
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The command lines of the `sh` blocks of a text.
+    fn command_lines(text: &str) -> Vec<&str> {
+        let (mut lines, mut inside) = (Vec::new(), false);
+        for line in text.lines().map(str::trim) {
+            match line {
+                "```sh" => inside = true,
+                "```" => inside = false,
+                line if inside && line.starts_with("aurora-failover ") => lines.push(line),
+                _ => {}
+            }
+        }
+        lines
+    }
+
+    #[test]
+    #[cfg(feature = "parquet")]
+    fn every_documented_command_line_can_be_used() {
+        let readme = include_str!("../../README.md");
+        let lines: Vec<&str> = [readme, include_str!("../../docs/history.md"), include_str!("../../docs/orders.md")]
+            .into_iter()
+            .flat_map(command_lines)
+            .collect();
+        assert!(lines.len() >= 20, "{lines:?}");
+        for line in lines {
+            let words = shlex::split(line).expect("a shell would take it");
+            if let Err(error) = Cli::try_parse_from(&words) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_that_releases_a_hold_can_be_used() {
+        let orders = ["approve --allow-data-loss", "acknowledge", "set-mode approve", "switchover --target us-west-2"];
+        for order in orders {
+            let line = aurora_failover::audit::held::command(&"orders".into(), order);
+            let words = shlex::split(&line).expect("a shell would take it");
+            assert!(Cli::try_parse_from(&words).is_ok(), "{line}");
+        }
+    }
 }

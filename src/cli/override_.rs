@@ -6,6 +6,7 @@ use aurora_failover::audit::explain;
 use aurora_failover::bus::EventBridge;
 use aurora_failover::config::Settings;
 use aurora_failover::effects::World;
+use aurora_failover::envelope::check_command;
 use aurora_failover::rehearse::rehearse;
 use aurora_failover::store::{DynamoDb, HistoryRow, Item, Path, Store as _};
 use aurora_failover::turn::{Before, new_row};
@@ -14,8 +15,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
 use statemachine::{
-    ClusterId, Command, ControllerId, Envelope, EpisodeOutcome, Event, EventId, Mode, Order, Region, Rule, invariants,
-    step,
+    ClusterId, Command, ControllerId, Effect, Envelope, EpisodeOutcome, Event, EventId, Mode, Order, Region, Rule,
+    invariants, step,
 };
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -24,6 +25,9 @@ use uuid::Uuid;
 
 /// How long to follow what was begun.
 const FOLLOW_WITHIN: Duration = Duration::from_secs(3600);
+
+/// Longest time for what RDS and DNS say: who is in a hurry must not wait for a region that is gone.
+const SITUATION_WITHIN: Duration = Duration::from_secs(15);
 
 /// Pause between two looks at the history.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -105,7 +109,8 @@ pub(super) struct Override {
     /// Why; kept in the history.
     #[arg(long, global = true, default_value = "")]
     reason: String,
-    /// The person or the ticket behind the caller; the caller's AWS identity is kept in any case.
+    /// The person or the ticket behind the caller: told beside the caller's AWS identity, and not counted as another
+    /// person.
     #[arg(long, global = true, value_name = "NAME")]
     on_behalf_of: Option<String>,
     /// Refused when it arrives later than this.
@@ -114,7 +119,7 @@ pub(super) struct Override {
     /// Show what the machine would decide, and send nothing.
     #[arg(long, global = true)]
     dry_run: bool,
-    /// Do not ask for confirmation.
+    /// Do not ask for confirmation. What the record, RDS and DNS say is shown all the same.
     #[arg(long, global = true)]
     yes: bool,
     /// Do not follow what it begins; end when it was taken or refused.
@@ -256,29 +261,35 @@ pub(super) async fn run(given: Override) -> Result<ExitCode> {
 
 /// Gives the order and follows it; tells what happens.
 pub(super) async fn carry_out(given: Override, telling: &mut Telling) -> Result<Ended> {
+    let reason = given.reason.trim().to_owned();
+    if reason.is_empty() {
+        bail!("--reason is needed, in words: it is kept in the history");
+    }
+    let on_behalf_of = given.on_behalf_of.as_deref().map(str::trim).filter(|name| !name.is_empty());
     let settings = given.file.load()?;
     let cluster = super::one_cluster(&settings, Some(given.cluster.clone()))?;
-    if given.reason.is_empty() {
-        bail!("--reason is needed: it is kept in the history");
-    }
     let (sdk, store) = store(&settings).await;
     let Some(item) = store.read(&cluster).await? else {
         bail!("nothing is stored of {cluster} yet; is the controller running?");
     };
-    let actor = actor(identity::caller(&sdk).await, given.on_behalf_of.as_deref())?;
     let expires_ms = u64::try_from(given.expires_in.as_millis()).unwrap_or(u64::MAX);
     let command = Command {
-        actor,
-        reason: given.reason,
+        actor: actor(identity::caller(&sdk).await, on_behalf_of)?,
+        on_behalf_of: on_behalf_of.map(str::to_owned),
+        reason,
         expected_epoch: item.record.epoch,
         expires_at: clock::now().plus_ms(expires_ms),
         nonce: Uuid::new_v4().simple().to_string(),
         order: given.order.order(),
     };
+    if let Err(why) = check_command(&command) {
+        bail!("{why}; nothing was sent");
+    }
+    let world = world(&settings, &sdk)?;
+    let asked = super::asked(&store, &item).await?;
+    telling.tell(explain::record_asked(&item.record, item.record.last_now, &asked).join("\n"))?;
+    telling.tell(format!("\nThe world now\n{}", situation(&settings, &world, &item).await.join("\n")))?;
     if given.dry_run || !given.yes {
-        let world = world(&settings, &sdk)?;
-        telling.tell(explain::record(&item.record, item.record.last_now).join("\n"))?;
-        telling.tell(format!("\nThe world now\n{}", situation(&settings, &world, &item).await.join("\n")))?;
         let rehearsal = rehearse(&world, &item, Event::Command(command.clone())).await;
         telling.tell(format!("\nWith `{}`\n{}", command.order.name(), rehearsal.outlook().join("\n")))?;
         if given.dry_run {
@@ -289,6 +300,7 @@ pub(super) async fn carry_out(given: Override, telling: &mut Telling) -> Result<
             bail!("not confirmed; nothing was sent");
         }
     }
+    telling.tell(format!("\nThe order: {} by {}", command.order.name(), command.by()))?;
     if given.direct {
         return direct(&store, &cluster, command, telling).await;
     }
@@ -308,7 +320,13 @@ pub(super) async fn carry_out(given: Override, telling: &mut Telling) -> Result<
     if refused {
         return Ok(Ended::Refused);
     }
-    if given.no_wait || !begins(&command.order) {
+    if given.no_wait {
+        return Ok(Ended::Done);
+    }
+    if let Order::FailoverInRegion { .. } = &command.order {
+        return follow_in_region(&store, &world, &row, &item, telling).await;
+    }
+    if !begins(&command.order) {
         return Ok(Ended::Done);
     }
     follow(&store, &cluster, &row, telling).await
@@ -319,21 +337,25 @@ fn verdict(row: &HistoryRow, refused: bool) -> String {
     format!("{}: {answer} (version {})", if refused { "refused" } else { "done" }, row.version)
 }
 
-/// Who it is: the caller's AWS identity, and for whom.
+/// Who it is: the caller's AWS identity. Whoever has none is nobody in particular, and names somebody.
 fn actor(caller: Result<String, String>, on_behalf_of: Option<&str>) -> Result<String> {
     match (caller, on_behalf_of) {
-        (Ok(arn), None) => Ok(arn),
-        (Ok(arn), Some(name)) => Ok(format!("{arn} on behalf of {name}")),
+        (Ok(arn), _) => Ok(arn),
         (Err(error), None) => bail!("{error}; name yourself with --on-behalf-of to go on without an AWS identity"),
-        (Err(error), Some(name)) => {
+        (Err(error), Some(_)) => {
             eprintln!("warning: {error}; the history will not know your AWS identity");
-            Ok(format!("unknown caller on behalf of {name}"))
+            Ok("unknown caller".into())
         }
     }
 }
 
-/// What RDS and DNS say.
+/// What RDS and DNS say, if they say it soon.
 pub(super) async fn situation(settings: &Settings, world: &World, item: &Item) -> Vec<String> {
+    let said = tokio::time::timeout(SITUATION_WITHIN, ask_the_world(settings, world, item)).await;
+    said.unwrap_or_else(|_| vec![format!("RDS and DNS did not answer within {SITUATION_WITHIN:?}")])
+}
+
+async fn ask_the_world(settings: &Settings, world: &World, item: &Item) -> Vec<String> {
     let record = &item.record;
     let secondary = record.config.members.iter().map(|member| &member.region).find(|region| **region != record.primary);
     let asked = secondary.unwrap_or(&settings.region);
@@ -378,14 +400,17 @@ async fn follow(store: &DynamoDb, cluster: &ClusterId, from: &HistoryRow, tellin
         let mut rows = store.rows(&path, false);
         while let Some(row) = rows.next().await? {
             next = row.version + 1;
-            let told = row.from != row.to || matches!(row.rule, Rule::GuardRefused | Rule::EffectHeld | Rule::Rerouted);
+            let told = row.from != row.to
+                || matches!(row.rule, Rule::GuardRefused | Rule::EffectHeld | Rule::Rerouted | Rule::NamesBack);
             if told || row.outcome.is_some() {
                 telling.tell(format!("{} {}: {}", clock::rfc3339(row.at), row.to, row.rule.sentence()))?;
             }
             if matches!(row.rule, Rule::GuardRefused | Rule::EffectHeld) && row.outcome.is_none() {
-                let hold = store.read(cluster).await?.and_then(|item| item.record.hold);
-                let Some(hold) = hold else { continue };
-                telling.tell(format!("it holds: {}; to go on: {}", hold.detail, hold.release))?;
+                let item = store.read(cluster).await?.filter(|item| item.record.hold.is_some());
+                let Some(item) = item else { continue };
+                for held in explain::held(&item.record, &row.guards) {
+                    telling.tell(format!("it holds: {}; to go on: {}", held.why, held.release))?;
+                }
                 return Ok(Ended::Holds);
             }
             match row.outcome {
@@ -404,14 +429,69 @@ async fn follow(store: &DynamoDb, cluster: &ClusterId, from: &HistoryRow, tellin
     Ok(Ended::NoAnswer)
 }
 
+/// Follows an in-region failover until RDS has ended it. RDS's event says so when it comes; else RDS is asked.
+async fn follow_in_region(
+    store: &DynamoDb,
+    world: &World,
+    from: &HistoryRow,
+    item: &Item,
+    telling: &mut Telling,
+) -> Result<Ended> {
+    let record = &item.record;
+    let Some(primary) = record.primary_member() else { return Ok(Ended::Done) };
+    let effect = from.effects.iter().find(|pending| matches!(pending.effect, Effect::FailOverInRegion { .. }));
+    let Some(effect) = effect.map(|pending| pending.id) else { return Ok(Ended::Done) };
+    let policy = &record.config.policy;
+    let within_ms = policy.assess_deadline_ms.saturating_add(policy.in_region_grace_ms.saturating_mul(2));
+    let (began, mut next) = (Instant::now(), from.version + 1);
+    let (mut taken, mut seen_under_way) = (None, false);
+    while began.elapsed() < Duration::from_millis(within_ms) {
+        let path = Path::Cluster { cluster: record.cluster.clone(), from: next, to: u64::MAX };
+        let mut rows = store.rows(&path, false);
+        while let Some(row) = rows.next().await? {
+            next = row.version + 1;
+            let ours = matches!(&row.event.event, Event::Result(result) if result.effect == effect);
+            let of_rds = row.rule == Rule::InRegionFailover && matches!(row.event.event, Event::Rds(_));
+            if ours || of_rds {
+                telling.tell(format!("{} {}", clock::rfc3339(row.at), explain::event(&row.event.event)))?;
+            }
+            if ours && row.rule == Rule::EffectHeld {
+                return Ok(Ended::CameToNothing);
+            }
+            if ours && row.rule == Rule::InRegionFailover {
+                taken = Some(Instant::now());
+            }
+        }
+        if let Some(taken) = taken {
+            let status = world.rds.cluster(&primary.region, &primary.arn).await.ok().map(|facts| facts.status);
+            seen_under_way |= status.as_deref() == Some("failing-over");
+            // RDS may not show at once what it has begun.
+            let shown = seen_under_way || taken.elapsed() > Duration::from_millis(policy.in_region_grace_ms);
+            let over = store.read(&record.cluster).await?.is_some_and(|item| item.record.grace.is_none());
+            if status.as_deref() == Some("available") && (shown || over) {
+                telling
+                    .tell(format!("{} is available again: the failover in {} is over", primary.arn, primary.region))?;
+                return Ok(Ended::Done);
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let said = if taken.is_some() { "RDS has not ended it" } else { "RDS has not taken it" };
+    telling.tell(format!(
+        "{said} within {}; `aurora-failover explain {}` shows how it is",
+        explain::duration(within_ms),
+        record.cluster
+    ))?;
+    Ok(Ended::NoAnswer)
+}
+
 /// Decides here, on the stored record, and writes what comes of it. The controllers carry it out.
-async fn direct(store: &DynamoDb, cluster: &ClusterId, mut command: Command, telling: &mut Telling) -> Result<Ended> {
+async fn direct(store: &DynamoDb, cluster: &ClusterId, command: Command, telling: &mut Telling) -> Result<Ended> {
     /// Lost races for a version before it is given up.
     const TRIES: usize = 5;
-    command.actor = format!("{} (direct)", command.actor);
     let at = clock::now();
     let event = Event::Command(command);
-    let envelope = Envelope { id: EventId(format!("direct/{}", Uuid::new_v4().simple())), at, event };
+    let envelope = Envelope { id: EventId(format!("{}{}", explain::DIRECT, Uuid::new_v4().simple())), at, event };
     let by = ControllerId("override --direct".into());
     for _ in 0..TRIES {
         let item = store.load(cluster).await?.context("the record has gone")?;

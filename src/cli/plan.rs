@@ -40,6 +40,10 @@ pub(super) struct Planned {
     cluster: String,
     order: &'static str,
     world: Vec<String>,
+    /// The time that the evidence is of, and was judged at, in milliseconds since 1970.
+    evidence_as_of: Timestamp,
+    /// How old it is, in milliseconds, where that is too old for a controller to be running.
+    evidence_outdated_ms: Option<u64>,
     obstacles: Vec<String>,
     decisions: Vec<String>,
     would_do: Vec<Effect>,
@@ -62,7 +66,10 @@ impl Plan {
         let settings = self.file.load()?;
         let cluster = super::one_cluster(&settings, Some(self.cluster.clone()))?;
         let (sdk, store) = store(&settings).await;
-        let item = store.read(&cluster).await?.context("nothing is stored of it yet; is the controller running?")?;
+        let item = store
+            .read(&cluster)
+            .await?
+            .with_context(|| format!("nothing is stored of {cluster} yet; is the controller running?"))?;
         let world = world(&settings, &sdk)?;
         let target = self.target.map(Region);
         let order = if self.switchover {
@@ -72,6 +79,7 @@ impl Plan {
         };
         let command = Command {
             actor: identity::caller(&sdk).await.unwrap_or_else(|_| "plan".into()),
+            on_behalf_of: None,
             reason: "a plan".into(),
             expected_epoch: item.record.epoch,
             expires_at: clock::now().plus_ms(60_000),
@@ -86,7 +94,10 @@ impl Plan {
             cluster: cluster.to_string(),
             order: order.name(),
             world: override_::situation(&settings, &world, &item).await,
-            obstacles: explain::obstacles(&item.record, clock::now()),
+            // As of the time of the evidence: a quiet record would look blind a moment later.
+            obstacles: explain::obstacles(&item.record, rehearsal.as_of),
+            evidence_as_of: rehearsal.as_of,
+            evidence_outdated_ms: rehearsal.outdated_ms,
             decisions: rehearsal.outlook(),
             would_do: rehearsal.next,
             expected_ms: expected(&past, kind),
@@ -110,7 +121,8 @@ impl Plan {
         } else {
             show("\nHow long it took before (median)")?;
             for Expected { phase, median_ms, episodes } in &planned.expected_ms {
-                show(&format!("{phase:<8} {median_ms} ms, {episodes} episodes"))?;
+                let episodes = explain::count(*episodes, "episode");
+                show(&format!("{phase:<8} {}, of {episodes}", explain::duration(*median_ms)))?;
             }
         }
         Ok(goes_through)
@@ -127,7 +139,7 @@ fn expected(past: &[EpisodeEntry], kind: EpisodeKind) -> Vec<Expected> {
         ("decide", |e| Some(e.decided_at?.since_ms(e.confirmed_at.unwrap_or(e.began_at)))),
         ("promote", |e| Some(e.promoted_at?.since_ms(e.decided_at?))),
         ("reroute", |e| Some(e.rerouted_at?.since_ms(e.promoted_at?))),
-        ("verify", |e| Some(e.verified_at?.since_ms(e.rerouted_at?))),
+        ("verify", |e| Some(e.verified_at?.since_ms(e.rerouted_at?.max(e.promoted_at?)))),
     ];
     let median = |(phase, span): (&'static str, Span)| {
         let ms: Vec<u64> = done.iter().filter_map(|episode| span(episode)).collect();

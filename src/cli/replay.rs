@@ -24,7 +24,7 @@ pub(super) struct Replay {
     file: ConfigFile,
     #[command(flatten)]
     output: Output,
-    /// Of this episode; of everything that is stored when not given.
+    /// Of this episode, by its id, or `last` or `latest` as for `episode`; of everything that is stored when not given.
     episode: Option<String>,
     /// Which cluster; may be left out when the configuration has only one.
     #[arg(long)]
@@ -51,7 +51,7 @@ impl Replay {
     pub(super) async fn run(self) -> Result<bool> {
         let settings = self.file.load()?;
         let cluster = match (&self.episode, &self.cluster) {
-            (Some(id), None) if id != "last" => super::cluster_of(&settings, id)?,
+            (Some(id), None) if !episodes::is_word(id) => super::cluster_of(&settings, id)?,
             _ => super::one_cluster(&settings, self.cluster.clone())?,
         };
         let (_, store) = store(&settings).await;
@@ -128,12 +128,12 @@ impl Replay {
             };
             let ms: Vec<u64> = compared.iter().filter_map(after_ms).collect();
             let confirmed = ms.len();
-            let median = median(ms).map_or_else(|| "-".into(), |ms| format!("{ms} ms"));
+            let median = median(ms).map_or_else(|| "-".into(), |ms| explain::duration(ms));
             format!("{confirmed} confirmed, median detection {median}")
         };
         show(&format!(
             "\nrecorded policy: {}\nother policy:    {}\nfalse outages by the other policy: {false_outages}\n\
-             {without} episodes have no evidence of an outage (orders, or somebody else's failover)",
+             without evidence of an outage (orders, or somebody else's failover): {without}",
             confirmed(|one| one.recorded),
             confirmed(|one| one.other),
         ))
@@ -142,9 +142,9 @@ impl Replay {
 
 fn comparison(compared: &[Compared]) -> Table {
     let judged = |judged: Judged| match judged {
-        Judged::Confirmed { after_ms } => format!("confirmed after {after_ms} ms"),
+        Judged::Confirmed { after_ms } => format!("confirmed after {}", explain::duration(after_ms)),
         Judged::Averted => "averted".to_owned(),
-        Judged::Undecided { after_ms } => format!("not within {after_ms} ms"),
+        Judged::Undecided { after_ms } => format!("not within {}", explain::duration(after_ms)),
     };
     let mut table = table(["episode", "began (UTC)", "ended", "recorded policy", "other policy", ""]);
     for one in compared {

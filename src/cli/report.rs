@@ -1,11 +1,12 @@
 //! An episode's report for a terminal, for an incident review, and as a page.
 
 use super::table;
-use aurora_failover::audit::explain::{self, word};
+use aurora_failover::audit::explain::{self, duration, word};
 use aurora_failover::audit::report::{Held, Ordered, Phase, Report};
 use aurora_failover::clock::rfc3339;
 use comfy_table::CellAlignment;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use statemachine::Policy;
 use std::fmt::Write as _;
 
 /// Width and height of a row of the chart, in its own units.
@@ -31,6 +32,13 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
         ("closed", report.closed_at.map_or_else(|| "not yet".into(), rfc3339)),
         ("mode", report.mode.unwrap_or("?").into()),
         ("recovery time (RTO), ms", known(report.rto_ms)),
+        (
+            "RTO of clients, ms",
+            match report.rto_client_ms {
+                Some(ms) => format!("{ms}, as told with --client-outage"),
+                None => "not measured: the service has no client".into(),
+            },
+        ),
         ("loss bound (RPO by lag), ms", known(report.rpo_bound_ms)),
         ("loss by heartbeats, ms", known(report.rpo_heartbeat_ms)),
         ("failed tries of effects", report.retries.to_string()),
@@ -44,7 +52,7 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
 
 /// What is told in sentences, with its title: only what there is.
 fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
-    let held = |held: &Held| format!("{} for {} ms: {}", rfc3339(held.at), held.ms, held.why);
+    let held = |held: &Held| format!("{} for {}: {}", rfc3339(held.at), duration(held.ms), held.why);
     let ordered = |order: &Ordered| {
         let verdict = if order.accepted { "done" } else { "refused" };
         let Ordered { at, actor, order, reason, answer, .. } = order;
@@ -54,9 +62,23 @@ fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
         ("What it waited for", report.holds.iter().map(held).collect::<Vec<_>>()),
         ("Who ordered what", report.orders.iter().map(ordered).collect()),
         ("The guards of the decision", report.guards.iter().map(explain::guard).collect()),
+        ("The configuration at the time", report.policy.as_ref().map(configuration).unwrap_or_default()),
     ];
     sections.retain(|(_, lines)| !lines.is_empty());
     sections
+}
+
+/// A line for each value of a policy, as in the configuration file.
+fn configuration(policy: &Policy) -> Vec<String> {
+    let Ok(serde_json::Value::Object(values)) = serde_json::to_value(policy) else { return Vec::new() };
+    let line = |(name, value): (&String, &serde_json::Value)| match (name.strip_suffix("-ms"), value) {
+        (Some(name), value) => format!("{name} = {}", value.as_u64().map_or_else(|| value.to_string(), duration)),
+        (None, serde_json::Value::Array(all)) => {
+            format!("{name} = {}", all.iter().map(explain::word).collect::<Vec<_>>().join(", "))
+        }
+        (None, value) => format!("{name} = {}", explain::word(value)),
+    };
+    values.iter().map(line).collect()
 }
 
 fn seconds(ms: u64) -> String {

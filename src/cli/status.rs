@@ -2,16 +2,17 @@
 
 use super::{Format, show, show_as, store, table};
 use anyhow::Result;
+use aurora_failover::audit::explain::{self, duration};
 use aurora_failover::clock;
 use aurora_failover::config::Settings;
 use aurora_failover::store::Item;
 use schemars::JsonSchema;
 use serde::Serialize;
-use statemachine::{Record, Timestamp};
+use statemachine::{GuardResult, Lag, Record, Region, Timestamp};
 
 /// What is shown of a cluster.
-pub(super) const HEADER: [&str; 10] =
-    ["cluster", "state", "since", "mode", "primary", "epoch", "vantages", "observed", "lag", "notes"];
+const HEADER: [&str; 11] =
+    ["cluster", "state", "since", "mode", "primary", "epoch", "as of", "vantages", "observed", "lag", "notes"];
 
 /// A cluster, for programs.
 #[derive(Serialize, JsonSchema)]
@@ -39,14 +40,62 @@ pub(super) async fn run(settings: &Settings, format: Format, watch: bool) -> Res
     let mut table = table(HEADER);
     for (id, item) in items {
         match item {
-            Some(item) => table.add_row(cells(&item, clock::now())),
-            None => table.add_row([id.as_str(), "(nothing stored yet)"]),
-        };
+            Some(item) => {
+                let asked = super::asked(&store, &item).await?;
+                table.add_row(cells(&item, &asked, clock::now()));
+            }
+            None => {
+                table.add_row([id.as_str(), "(nothing stored yet)"]);
+            }
+        }
     }
-    show(&format!("{table}\nAs the record in table {} says; the world may have moved on.", settings.table))
+    show(&format!(
+        "{table}\nAs the records in table {} say, each as of its own time: while all is quiet they are stored once a \
+         heartbeat, and ages count from now.",
+        settings.table
+    ))
 }
 
-pub(super) fn cells(item: &Item, now: Timestamp) -> [String; 10] {
+/// What each target beside the writes does, as far as vantages look.
+pub(super) fn observed(record: &Record) -> impl Iterator<Item = String> {
+    let policy = &record.config.policy;
+    record.evidence.observed.iter().map(move |(name, sights)| {
+        let failing: Vec<_> = sights.iter().filter(|(_, sight)| sight.failing_since.is_some()).collect();
+        match &failing[..] {
+            [] => format!("{name}: ok"),
+            [(_, sight), ..] => {
+                let verdict = if record.evidence.is_failing(name, policy, record.last_now) { "FAILS" } else { "fails" };
+                format!("{name}: {verdict} for {} of {} ({})", failing.len(), sights.len(), sight.last_failure)
+            }
+        }
+    })
+}
+
+/// How far the secondaries are behind, each with its age at `now`.
+pub(super) fn lags(record: &Record, now: Timestamp) -> impl Iterator<Item = String> {
+    let line = move |(region, lag): (&Region, &Lag)| {
+        format!("{region}: {}, {} ago", duration(lag.ms), duration(now.since_ms(lag.at)))
+    };
+    explain::lags(record).map(line)
+}
+
+/// What stands beside the state.
+pub(super) fn notes(record: &Record) -> Vec<String> {
+    let flags = [
+        (record.dual_writer.is_some(), "a second member commits writes"),
+        (record.blind, "blind: too few vantages can judge"),
+        (record.exposed, "exposed: no healthy secondary"),
+        (record.limit_latched, "the limit of automatic failovers is reached"),
+        (!record.proven, "unproven: never seen healthy"),
+    ];
+    let mut notes: Vec<String> = flags.iter().filter(|(is, _)| *is).map(|(_, note)| (*note).to_owned()).collect();
+    if let Some(pause) = &record.paused {
+        notes.push(format!("paused by {} until {}: {}", pause.by, clock::rfc3339(pause.until), pause.reason));
+    }
+    notes
+}
+
+fn cells(item: &Item, asked: &[GuardResult], now: Timestamp) -> [String; 11] {
     let record = &item.record;
     let votes = record.evidence.tracks.iter().map(|(vantage, track)| {
         let seen = match (track.isolated, track.failures.len(), &track.connect_failure) {
@@ -57,31 +106,9 @@ pub(super) fn cells(item: &Item, now: Timestamp) -> [String; 10] {
         };
         format!("{vantage}: {seen}")
     });
-    let policy = &record.config.policy;
-    let observed = record.evidence.observed.iter().map(|(name, sights)| {
-        let failing: Vec<_> = sights.iter().filter(|(_, sight)| sight.failing_since.is_some()).collect();
-        match &failing[..] {
-            [] => format!("{name}: ok"),
-            [(_, sight), ..] => {
-                let verdict = if record.evidence.is_failing(name, policy, record.last_now) { "FAILS" } else { "fails" };
-                format!("{name}: {verdict} for {} of {} ({})", failing.len(), sights.len(), sight.last_failure)
-            }
-        }
-    });
-    let lag = record
-        .evidence
-        .lag
-        .iter()
-        .map(|(region, lag)| format!("{region}: {} ms, {} s ago", lag.ms, now.since_ms(lag.at) / 1000));
-    let mut notes = Vec::new();
-    for (is, note) in [(record.blind, "blind"), (record.exposed, "exposed"), (!record.proven, "unproven")] {
-        if is {
-            notes.push(note.to_owned());
-        }
-    }
-    if let Some(hold) = &record.hold {
-        notes.push(format!("holding: {}; to go on: {}", hold.detail, hold.release));
-    }
+    let mut told = notes(record);
+    let held = explain::held(record, asked);
+    told.extend(held.iter().map(|held| format!("holding: {}; to go on: {}", held.why, held.release)));
     [
         record.cluster.to_string(),
         record.state.name().into(),
@@ -89,9 +116,10 @@ pub(super) fn cells(item: &Item, now: Timestamp) -> [String; 10] {
         record.mode.name().into(),
         record.primary.to_string(),
         record.epoch.to_string(),
+        format!("{} ago", duration(now.since_ms(record.last_now))),
         votes.collect::<Vec<_>>().join("\n"),
-        observed.collect::<Vec<_>>().join("\n"),
-        lag.collect::<Vec<_>>().join("\n"),
-        notes.join("\n"),
+        observed(record).collect::<Vec<_>>().join("\n"),
+        lags(record, now).collect::<Vec<_>>().join("\n"),
+        told.join("\n"),
     ]
 }

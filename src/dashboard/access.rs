@@ -1,7 +1,8 @@
 //! Who may look at the dashboard, and who may give orders on it.
 //!
-//! On a loopback address anybody may look, as anybody on that machine may read the configuration. Everywhere else, and
-//! for orders always, it takes a bearer token, or an identity that a load balancer has asked an OIDC provider for: the
+//! On a loopback address anybody may look, as anybody on that machine may read the configuration; but not under a name
+//! that somebody else gave to that address, or any page on the internet could look with the user's browser. Everywhere
+//! else, and for orders always, it takes a bearer token, or an identity that a load balancer has asked an OIDC provider for: the
 //! balancer signs it, and the signature is checked here.
 //!
 //! An identity comes with a cookie, which a browser sends by itself: so an order is taken only from our own page, by what
@@ -9,6 +10,7 @@
 
 use crate::aws::chain;
 use crate::config::{BalancerSettings, DashboardSettings};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -18,7 +20,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use statemachine::Timestamp;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -111,7 +113,15 @@ impl Access {
         if let (Some(balancer), Some(identity)) = (&self.balancer, text(headers, IDENTITY_HEADER)) {
             return self.identity(balancer, identity, now).await.map(Some);
         }
-        Ok(self.open.then_some(Person { name: None, operator: false }))
+        if !self.open {
+            return Ok(None);
+        }
+        match text(headers, header::HOST.as_str()) {
+            Some(host) if !is_this_machine(host) => {
+                Err(format!("without the token this page answers to localhost and to addresses, not to {host}"))
+            }
+            _ => Ok(Some(Person { name: None, operator: false })),
+        }
     }
 
     /// Can anybody give orders here?
@@ -163,6 +173,13 @@ impl Access {
         keys.insert(id.to_owned(), key.clone());
         Ok(key)
     }
+}
+
+/// Is a `Host` one that only this machine has? An address cannot be given to somebody else's name.
+fn is_this_machine(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host().trim_matches(['[', ']']);
+    name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 /// Does this come from our own page? A browser says so; what is no browser has no cookie to be misused.
@@ -245,6 +262,27 @@ mod tests {
             let who = access.who(&headers(&given), NOW).await.expect("no identity came");
             let found = (who.is_some(), who.is_some_and(|person| person.operator));
             assert_eq!(found, (looks, orders), "{listen} {given:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_token_a_name_of_somebody_else_shows_nothing() {
+        let near = SocketAddr::from(([127, 0, 0, 1], 9470));
+        let access = Access::new(near, &settings(Some(TOKEN))).expect("allowed");
+        for (host, looks) in [
+            ("localhost:9470", true),
+            ("127.0.0.1:9470", true),
+            ("[::1]:9470", true),
+            ("orders.localhost", true),
+            ("evil.example.com:9470", false),
+            ("localhost.evil.example.com", false),
+            ("127.0.0.1.evil.example.com", false),
+            ("", false),
+        ] {
+            assert_eq!(access.who(&headers(&[("host", host)]), NOW).await.is_ok(), looks, "{host}");
+            let token = format!("Bearer {TOKEN}");
+            let known = access.who(&headers(&[("host", host), ("authorization", &token)]), NOW).await;
+            assert!(known.is_ok_and(|person| person.is_some()), "{host} with the token");
         }
     }
 

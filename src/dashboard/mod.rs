@@ -7,16 +7,19 @@
 mod access;
 mod api;
 mod feed;
+mod limits;
+mod names;
 pub mod view;
 
 pub use access::{Access, AccessError};
+pub use limits::Limits;
 
 use crate::board::Board;
 use crate::bus::Bus;
 use crate::clock;
 use crate::config::Settings;
 use crate::effects::World;
-use crate::store::{DynamoDb, Path};
+use crate::store::{DynamoDb, Path, StoreError};
 use crate::telemetry::Health;
 use anyhow::{Context as _, Result};
 use axum::Router;
@@ -24,14 +27,15 @@ use axum::extract::Path as UrlPath;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rust_embed::RustEmbed;
-use statemachine::ClusterId;
+use schemars::JsonSchema;
+use serde::Serialize;
+use statemachine::{ClusterId, EpisodeId, Timestamp};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -43,13 +47,8 @@ use tracing::{info, warn};
 /// Pause between two looks at the table, where this process does not hear the events itself.
 const READ_EVERY: Duration = Duration::from_secs(1);
 
-/// Requests that look: a page that opens makes five, and a hundred pages may open at once.
-const LOOKS_PER_S: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
-const LOOKS_BURST: NonZeroU32 = NonZeroU32::new(1_000).expect("not zero");
-
-/// Requests that change something.
-const ORDERS_PER_S: NonZeroU32 = NonZeroU32::new(2).expect("not zero");
-const ORDERS_BURST: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+/// Pages that may be open at once; each costs a connection and a place in the feed.
+const STREAMS_MAX: usize = 200;
 
 /// Nothing from elsewhere, nothing inline; what the page shows cannot be framed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -86,20 +85,33 @@ pub struct Dashboard {
     pub limits: Limits,
 }
 
-/// How much may be asked of one dashboard, by all together.
-pub struct Limits {
-    looks: DefaultDirectRateLimiter,
-    orders: DefaultDirectRateLimiter,
+/// A dashboard while it is served.
+struct Served {
+    given: Dashboard,
+    /// Where names lead.
+    names: names::Names,
+    /// How reading the table goes.
+    table: watch::Sender<TableView>,
+    /// The last commit before each closed episode that somebody asked for; it does not change any more.
+    last_good: Mutex<BTreeMap<EpisodeId, Option<Timestamp>>>,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        let quota = |per_s, burst| Quota::per_second(per_s).allow_burst(burst);
-        Self {
-            looks: RateLimiter::direct(quota(LOOKS_PER_S, LOOKS_BURST)),
-            orders: RateLimiter::direct(quota(ORDERS_PER_S, ORDERS_BURST)),
-        }
+impl Deref for Served {
+    type Target = Dashboard;
+
+    fn deref(&self) -> &Dashboard {
+        &self.given
     }
+}
+
+/// How reading the table goes, where another controller listens.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+struct TableView {
+    /// When all of it was last read; none when it need not be.
+    at: Option<Timestamp>,
+    /// Why it cannot be read now.
+    error: Option<String>,
 }
 
 /// Serves pages and API until `stop`.
@@ -112,8 +124,9 @@ pub async fn serve(listen: SocketAddr, dashboard: Dashboard, stop: CancellationT
     info!(address = %listener.local_addr()?, "showing the dashboard");
     let routes = routes(dashboard, &stop);
     tokio::spawn(async move {
-        let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
+        let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+        let ended = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await;
+        if let Err(error) = ended {
             warn!(%error, "the dashboard ended");
         }
     });
@@ -121,15 +134,22 @@ pub async fn serve(listen: SocketAddr, dashboard: Dashboard, stop: CancellationT
 }
 
 fn routes(dashboard: Dashboard, stop: &CancellationToken) -> Router {
-    let dashboard = Arc::new(dashboard);
     dashboard.board.watch();
-    tokio::spawn(stop.clone().run_until_cancelled_owned(read_table(Arc::clone(&dashboard))));
-    tokio::spawn(stop.clone().run_until_cancelled_owned(ask_demo(Arc::clone(&dashboard))));
+    let served = Served {
+        given: dashboard,
+        names: names::Names::default(),
+        table: watch::Sender::default(),
+        last_good: Mutex::default(),
+    };
+    let served = Arc::new(served);
+    tokio::spawn(stop.clone().run_until_cancelled_owned(read_table(Arc::clone(&served))));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(names::ask(Arc::clone(&served))));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(ask_demo(Arc::clone(&served))));
     let header = |name, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
     Router::new()
         .route("/", get(|| asset("index.html")))
         .route("/assets/{name}", get(|UrlPath(name): UrlPath<String>| async move { asset(&name).await }))
-        .nest("/api", api::routes(dashboard, stop.clone()))
+        .nest("/api", api::routes(served, stop.clone()))
         .layer(CompressionLayer::new())
         .layer(header(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
         .layer(header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
@@ -147,37 +167,49 @@ async fn asset(name: &str) -> Response {
     }
 }
 
-/// Keeps the board current where another controller listens, while somebody looks.
-async fn read_table(dashboard: Arc<Dashboard>) {
+/// Keeps the board current where another controller listens, while somebody looks; and says how that goes, so that what
+/// is old is not taken for what is.
+async fn read_table(served: Arc<Served>) {
     let mut versions: BTreeMap<ClusterId, u64> = BTreeMap::new();
-    let mut failing = false;
     let mut first = true;
     loop {
         if !first {
             tokio::time::sleep(READ_EVERY).await;
         }
-        if dashboard.watchers.load(Ordering::Relaxed) == 0 && !first {
+        if served.watchers.load(Ordering::Relaxed) == 0 && !first {
             continue;
         }
         first = false;
-        for cluster in &dashboard.settings.clusters {
-            if dashboard.health.is_listening() && dashboard.board.known(&cluster.id).is_some_and(|known| known.live) {
+        let (mut reads, mut failed) = (0, None);
+        for cluster in &served.settings.clusters {
+            if served.health.is_listening() && served.board.known(&cluster.id).is_some_and(|known| known.live) {
                 versions.remove(&cluster.id);
                 continue;
             }
-            let read = read_cluster(&dashboard, &cluster.id, &mut versions).await;
-            if read.is_err() != failing {
-                failing = read.is_err();
-                if let Err(error) = read {
-                    warn!(%error, "the dashboard cannot read the table");
+            reads += 1;
+            if let Err(error) = read_cluster(&served, &cluster.id, &mut versions).await {
+                failed = Some(error.to_string());
+                if matches!(error, StoreError::Call { .. }) {
+                    // The others would fail as slowly.
+                    break;
                 }
             }
         }
+        served.table.send_if_modified(|table| {
+            let at = if failed.is_some() { table.at } else { (reads > 0).then(clock::now) };
+            if let Some(error) = failed.as_ref().filter(|_| table.error.is_none()) {
+                warn!(error, "the dashboard cannot read the table");
+            }
+            let next = TableView { at, error: failed };
+            let is_news = *table != next;
+            *table = next;
+            is_news
+        });
     }
 }
 
 /// Asks the demonstration how it is, while somebody looks.
-async fn ask_demo(dashboard: Arc<Dashboard>) {
+async fn ask_demo(dashboard: Arc<Served>) {
     let Some(url) = &dashboard.demo_url else { return };
     let client = reqwest::Client::new();
     loop {
@@ -198,7 +230,7 @@ async fn read_cluster(
     dashboard: &Dashboard,
     cluster: &ClusterId,
     versions: &mut BTreeMap<ClusterId, u64>,
-) -> Result<(), crate::store::StoreError> {
+) -> Result<(), StoreError> {
     let Some(item) = dashboard.store.read(cluster).await? else { return Ok(()) };
     let before = versions.insert(cluster.clone(), item.version);
     dashboard.board.read(item.version, item.record, clock::now());

@@ -14,7 +14,7 @@ use super::{EpisodeEntry, HistoryRow, StoreError};
 use crate::clock;
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
-use statemachine::{ClusterId, EpisodeId, Timestamp};
+use statemachine::{ClusterId, EpisodeId, EpisodeOutcome, Timestamp};
 
 /// Sorts behind every episode.
 const LAST_EPISODE: &str = "EPISODE#~";
@@ -223,6 +223,21 @@ impl DynamoDb {
     /// As for [`DynamoDb::episodes`].
     pub async fn newest_episode(&self, cluster: &ClusterId) -> Result<Option<EpisodeEntry>, StoreError> {
         Ok(self.entries(cluster, "EPISODE#", LAST_EPISODE, Some(1)).await?.into_iter().next())
+    }
+
+    /// The newest episode of a cluster that was more than an averted suspicion, if it had one.
+    ///
+    /// # Errors
+    /// As for [`DynamoDb::episodes`].
+    pub async fn last_episode(&self, cluster: &ClusterId) -> Result<Option<EpisodeEntry>, StoreError> {
+        /// Entries that are looked through before all are read.
+        const FEW: i32 = 25;
+        let counts = |entry: &EpisodeEntry| entry.outcome != Some(EpisodeOutcome::Averted);
+        let few = self.entries(cluster, "EPISODE#", LAST_EPISODE, Some(FEW)).await?;
+        if let Some(found) = few.into_iter().find(counts) {
+            return Ok(Some(found));
+        }
+        Ok(self.entries(cluster, "EPISODE#", LAST_EPISODE, None).await?.into_iter().find(counts))
     }
 
     /// One episode of a cluster, if there is such a one.

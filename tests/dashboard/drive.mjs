@@ -3,23 +3,20 @@
 //
 //   node drive.mjs URL-WITH-TOKEN DIRECTORY-FOR-PICTURES
 //
-// playwright-core and axe-core are found in $AURORA_FAILOVER_TOOLS/node_modules, the browser by $CHROMIUM.
+// See browser.mjs for what it needs.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
+import { axe, carryOut, launch } from "./browser.mjs";
 
-const tools = createRequire(join(process.env.AURORA_FAILOVER_TOOLS, "x.js"));
-const { chromium } = tools("playwright-core");
-const axe = readFileSync(tools.resolve("axe-core/axe.min.js"), "utf8");
 const [url, pictures] = process.argv.slice(2);
 const within = { timeout: 60_000 };
 
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
+const browser = await launch();
 const page = await browser.newPage({ viewport: { width: 1440, height: 1000 } });
 const complaints = [];
 let away = false;
+let rto = "";
 page.on("pageerror", (error) => complaints.push(error.message));
 page.on("console", (message) => {
   if (message.type() === "error" && !away) complaints.push(message.text());
@@ -42,7 +39,8 @@ const until = async (what, check, timeout = 60_000) => {
   }
 };
 const writer = async () => (await page.locator("svg.map").textContent()).match(/([ab][12]): writer/)?.[1];
-const writes = async () => Number((await page.getByText(/writes acknowledged/).textContent()).match(/^(\d+)/)?.[1]);
+const writes = async () => Number((await page.getByText(/^\d+ writes acknowledged/).textContent()).match(/^(\d+)/)?.[1]);
+const wider = () => page.locator("details.wider").evaluate((more) => { more.open = true; });
 const picture = (name, options = {}) => page.screenshot({ path: join(pictures, `${name}.png`), ...options });
 
 async function accessible(where) {
@@ -63,7 +61,7 @@ async function order(name, confirm = true) {
     await button("Cancel").click();
     return outlook;
   }
-  await page.getByLabel("Type orders to confirm").fill("orders");
+  await page.getByLabel("To confirm, type").fill("orders");
   await button("Give the order").click();
   return until("an answer", async () => {
     const said = await page.locator("section", { hasText: "Give an order" }).last().innerText();
@@ -77,9 +75,27 @@ const steps = {
     await page.getByRole("heading", { name: "Fleet" }).waitFor(within);
     assert.equal(await page.evaluate(() => location.hash), "#/", "the token does not stay in the address");
     await accessible("the fleet");
+    // Whoever is on a row with the keyboard stays there, and the row goes on telling.
+    const link = page.getByRole("link", { name: "orders", exact: true });
+    await link.focus();
+    const lag = page.locator("table.fleet tbody tr").first().locator("td").nth(6);
+    const before = await lag.textContent();
+    await until("another lag", async () => (await lag.textContent()) !== before);
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), "orders");
     await page.getByRole("link", { name: "orders" }).click();
     await state("healthy");
     await accessible("a cluster");
+    // What did not change is not read out again, and what somebody opened stays open.
+    const opened = page.locator("ol.story details").first();
+    if (await opened.count()) await opened.evaluate((one) => { one.open = true; one.id = "opened"; });
+    const news = await page.evaluate(() => new Promise((resolve) => {
+      let count = 0;
+      const seen = new MutationObserver((changes) => { count += changes.length; });
+      for (const place of document.querySelectorAll("[role=alert]")) seen.observe(place, { childList: true, subtree: true, characterData: true });
+      setTimeout(() => resolve(count), 3000);
+    }));
+    if (await page.locator("#opened").count()) assert.ok(await page.locator("#opened").evaluate((one) => one.open), "the details are open");
+    assert.ok(news <= 4, `alerts changed ${news} times in a quiet time`);
   },
   async "without a token the page shows and cannot order"() {
     const other = await browser.newPage();
@@ -95,6 +111,7 @@ const steps = {
       await page.setViewportSize({ width, height });
       await page.waitForTimeout(300);
       assert.ok(await page.evaluate(() => document.scrollingElement.scrollWidth <= innerWidth), `${name}: nothing sticks out`);
+      if (name === "wide") assert.ok(await page.evaluate(() => document.scrollingElement.scrollHeight <= innerHeight), "a wall needs no scrolling");
       await picture(name, { fullPage: true });
     }
     await page.setViewportSize({ width: 1440, height: 1000 });
@@ -119,24 +136,54 @@ const steps = {
     await page.getByText("clients through name").waitFor(within);
     const written = await until("writes", writes);
     await until("more writes", async () => (await writes()) > written + 200);
-    await picture("before");
     await button("Lose the primary region").click();
     await state("stable");
     assert.equal(await fact("Primary"), "us-west-2");
     await page.getByText("a write through the public names committed").first().waitFor(within);
-    await page.getByRole("listitem").filter({ hasText: "within-rpo" }).first().waitFor(within);
-    await until("the recovery time", async () => /\d/.test((await fact("Recovery time (RTO)").catch(() => "")) ?? ""));
+    await page.locator('.reasons li[title="within-rpo"]').waitFor(within);
+    await page.locator("ol.story li.fault", { hasText: "us-east-2 vanishes" }).first().waitFor(within);
+    // The map shows the truth: the lost region is cut off, the name leads to the other one, and writes arrive there.
+    const map = page.locator("svg.map");
+    await map.locator(".region.cut").waitFor(within);
+    assert.match(await map.getAttribute("aria-label"), /[ab][12]: old writer, unreachable/);
+    await until("the name", async () => /→ us-west-2/.test(await map.textContent()));
+    await until("writes in the other region", async () => /writes\/s acknowledged here/.test(await map.textContent()));
+    const shown = await until("the recovery time", async () => { const time = await fact("Recovery time (RTO)").catch(() => ""); return /\d/.test(time ?? "") && time; });
     await accessible("a cluster after its failover");
-    await page.waitForTimeout(1500);
     await picture("during");
     await button("Heal everything").click();
     await state("healthy");
+    rto = shown;
+  },
+  async "promoted, not rerouted: the map shows that traffic still goes to the old region"() {
+    await wider();
+    await button("Break Route 53").click();
+    await button("Switch over").click();
+    await until("the record to say so", async () => /the name moves here/.test(await page.locator("svg.map").textContent()));
+    assert.match(await page.locator("svg.map").textContent(), /→ us-west-2, on its way to us-east-2/);
+    await button("Reset").click();
+    await page.getByText("Nothing is broken.").waitFor(within);
+    await until("the primary at home", async () => (await fact("Primary")) === "us-east-2");
+    await state("healthy");
+    await button("Switch over").click();
+    await until("the primary elsewhere", async () => (await fact("Primary")) === "us-west-2");
+    await state("healthy");
   },
   async "the report of the episode, and two of them side by side"() {
-    await page.locator("table", { hasText: "RTO" }).getByRole("row").filter({ hasText: "completed" }).first().getByRole("link").click();
+    const completed = page.locator(".episodes-card").getByRole("row").filter({ hasText: "completed" });
+    await completed.filter({ hasText: "failover" }).first().getByRole("link").click();
     await page.getByText("Where the time went").waitFor(within);
     for (const phase of ["detect", "decide", "promote", "reroute", "verify"]) await page.getByText(phase).first().waitFor(within);
+    assert.equal(await fact("Recovery time (RTO)"), rto, "one definition of the recovery time");
     await accessible("an episode");
+    await page.goBack();
+    await state("healthy");
+    await completed.nth(2).getByRole("checkbox").check();
+    await completed.nth(0).getByRole("checkbox").check();
+    await page.getByRole("link", { name: "Compare these two" }).click();
+    await page.getByRole("heading", { name: "Two episodes" }).waitFor(within);
+    assert.equal(await page.getByRole("table").getByRole("columnheader").count(), 3, "both, and how they differ");
+    await accessible("a comparison");
     await page.goBack();
     await state("healthy");
   },
@@ -145,6 +192,14 @@ const steps = {
     await page.getByLabel("rule", { exact: true }).fill("quorum-confirmed");
     await button("Search the history").click();
     await page.getByRole("cell", { name: "a quorum has seen the primary fail for long enough" }).first().waitFor(within);
+    await page.getByLabel("rule", { exact: true }).fill("");
+    await choice("outcome").selectOption("completed");
+    await button("Search the history").click();
+    await page.getByRole("cell", { name: /\(completed\)/ }).first().waitFor(within);
+    await page.getByLabel("from (UTC)").fill("2001-01-01T00:00:00");
+    await page.getByLabel("to (UTC)").fill("2001-01-02T00:00:00");
+    await button("Search the history").click();
+    await page.getByText("0 turns.").waitFor(within);
     await accessible("a cluster in the dark");
     await page.evaluate(() => scrollTo(0, 0));
     await picture("after");
@@ -159,7 +214,7 @@ const steps = {
     const press = (key) => page.keyboard.press(key);
     const focused = () => page.evaluate(() => document.activeElement.closest("label")?.firstChild.textContent ?? document.activeElement.textContent);
     const reach = async (label) => {
-      for (let tabs = 0; tabs < 120; tabs += 1) {
+      for (let tabs = 0; tabs < 500; tabs += 1) {
         if ((await focused()) === label) return;
         await press("Tab");
       }
@@ -182,6 +237,7 @@ const steps = {
     await state("healthy");
   },
   async "a scenario by its name"() {
+    await wider();
     await choice("scenario").selectOption("writer-crash");
     await button("Play the scenario").click();
     await page.getByText("writer-crash: done").waitFor(within);
@@ -192,9 +248,9 @@ const steps = {
     await choice("mode").selectOption("approve");
     assert.match(await order("set-mode"), /Done: /);
     await button("Lose the primary region").click();
-    await page.locator(".banner", { hasText: "cooled-down" }).waitFor(within);
+    await page.locator('.banner[data-reason="cooled-down"]').waitFor(within);
     assert.match(await order("acknowledge"), /Done: /);
-    await page.locator(".banner", { hasText: "approved" }).waitFor(within);
+    await page.locator('.banner[data-reason="approved"]').waitFor(within);
     assert.match(await order("approve"), /Done: /);
     await state("stable");
     await button("Heal everything").click();
@@ -202,6 +258,7 @@ const steps = {
   },
   async "a controller is killed: the page says so, and comes back by itself"() {
     away = true;
+    await wider();
     await button("Kill the controller").click();
     await page.locator("#connection.lost").waitFor(within);
     await page.getByText("What is shown is from before").waitFor(within);
@@ -213,19 +270,7 @@ const steps = {
   },
 };
 
-let failed = false;
-for (const [name, step] of Object.entries(steps)) {
-  const began = Date.now();
-  try {
-    await step();
-    assert.deepEqual(complaints, [], "the browser has nothing to complain of");
-    console.log(`ok        ${name} (${Date.now() - began} ms)`);
-  } catch (error) {
-    failed = true;
-    console.log(`FAILED    ${name}: ${error.message}`);
-    await picture("failed", { fullPage: true }).catch(() => {});
-    break;
-  }
-}
+const good = await carryOut(steps, () => assert.deepEqual(complaints, [], "the browser has nothing to complain of"),
+  () => picture("failed", { fullPage: true }).catch(() => {}));
 await browser.close();
-process.exit(failed ? 1 : 0);
+process.exit(good ? 0 : 1);

@@ -117,17 +117,22 @@ fn enumerate(seed: u64, moves_the_name: &str) {
 
 #[test]
 fn whatever_happens_to_one_call_of_a_failover_it_ends_well_and_acts_once() {
+    enumerate(5, "ChangeResourceRecordSets");
+}
+
+#[test]
+fn whatever_happens_to_one_call_while_the_name_moves_after_the_promotion_it_ends_well_and_acts_once() {
     enumerate(1, "ChangeResourceRecordSets");
 }
 
 #[test]
 fn whatever_happens_to_one_call_while_an_object_moves_the_name_it_ends_well_and_acts_once() {
-    enumerate(2, "PutObject");
+    enumerate(6, "PutObject");
 }
 
 #[test]
 fn whatever_happens_to_one_call_while_routing_controls_move_the_name_it_ends_well_and_acts_once() {
-    enumerate(3, "UpdateRoutingControlStates");
+    enumerate(7, "UpdateRoutingControlStates");
 }
 
 fn is_found(without: Without) {

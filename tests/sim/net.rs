@@ -135,6 +135,12 @@ impl World {
         self.below(1_000) < u64::from(per_mille)
     }
 
+    /// Will RDS give up the promotion that it accepts now?
+    fn fails_promotion(&self) -> bool {
+        let harsh = self.weather.lock().expect("nobody panics while holding it").meddle > 0;
+        harsh && self.chance(150)
+    }
+
     /// A message for one of the queues, after a while; it may come twice, late, or never.
     pub(crate) fn post(&self, queue: usize, body: String, faulty: bool) {
         let copies = match self.below(100) {
@@ -293,12 +299,13 @@ impl Process {
     ) -> Result<(), RdsError> {
         let to = region_of(target.as_str()).expect("a region of the world");
         let takes_ms = 500 + self.world.below(8_000);
+        let fails = !planned && self.world.fails_promotion();
         self.rds(operation, region, |truth| {
             // Nothing documented says that RDS refuses to promote the writer.
             if truth.moving.is_some() {
                 return Err("InvalidGlobalClusterStateFault");
             }
-            truth.accept(to, planned, takes_ms);
+            truth.accept(to, planned, takes_ms, fails);
             Ok(())
         })
         .await

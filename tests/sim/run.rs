@@ -14,8 +14,8 @@ use aurora_failover::envelope::{
 use aurora_failover::inbox::Inbox;
 use aurora_failover::store::HistoryRow;
 use statemachine::{
-    ClusterId, Command, Effect, Guard, HoldReason, Mode, Order, Probe, ProbeOutcome, RouteBy, Rule, SelfCheck, State,
-    Timestamp,
+    ClusterId, Command, Effect, Guard, HoldReason, Mode, Order, Probe, ProbeOutcome, RerouteWhen, RouteBy, Rule,
+    SelfCheck, State, Timestamp,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -124,6 +124,11 @@ fn route_by(seed: u64) -> RouteBy {
         },
         _ => RouteBy::Record,
     }
+}
+
+/// When the name moves in this run: with each of [`route_by`]'s answers both ways come up.
+fn reroute_when(seed: u64) -> RerouteWhen {
+    if seed / 4 % 3 == 0 { RerouteWhen::AfterPromotion } else { RerouteWhen::Overlapped }
 }
 
 struct Simulation {
@@ -250,6 +255,7 @@ impl Simulation {
         let parsed = config::parse(&CONFIG.replace("MODE", mode), "simulated", |_| None);
         let mut settings = parsed.expect("it is valid");
         settings.clusters[0].config.routes[0].by = route_by(self.seed);
+        settings.clusters[0].config.policy.reroute = reroute_when(self.seed);
         // Its record is of newer software: nobody here may touch it, and it may not hold anything back.
         let newer = ClusterSettings { id: ClusterId(NEWER.into()), ..settings.clusters[0].clone() };
         settings.clusters.insert(0, newer);
@@ -538,7 +544,7 @@ impl Simulation {
             let to = if truth.writer == EAST { WEST } else { EAST };
             truth.note(&format!("world: somebody switches over to {to}"));
             let done_at = truth.now + takes_ms;
-            truth.moving = Some(crate::truth::Move { to, done_at, planned: true, ours: false });
+            truth.moving = Some(crate::truth::Move { to, done_at, planned: true, ours: false, fails: false });
         }
     }
 
@@ -569,6 +575,7 @@ impl Simulation {
         self.world.truth().note(&format!("operator: {order:?}"));
         let command = Command {
             actor: "alice".into(),
+            on_behalf_of: None,
             reason: "simulated".into(),
             expected_epoch: seen,
             expires_at: wall(now + 15_000),
@@ -610,6 +617,9 @@ impl Simulation {
                 self.order(Order::Approve { allow_data_loss: true });
             }
             (State::ConfirmedDown { .. }, Some(_)) => self.order(Order::Abort),
+            // The name that went ahead comes back by itself.
+            (State::Promoting { .. }, Some(HoldReason::PromoteRefused))
+                if record.episode.as_ref().is_some_and(|e| e.names_ahead) && !self.world.truth().meddled => {}
             (State::Promoting { .. }, Some(_)) => self.order(Order::Acknowledge),
             (State::Rerouting { .. }, Some(_)) if self.world.truth().writer == record.primary.as_str() => {
                 self.point_the_name_at(record.primary.as_str());

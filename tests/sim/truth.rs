@@ -4,7 +4,7 @@
 use aurora_failover::audit;
 use aurora_failover::s3::Object;
 use aurora_failover::store::{HistoryRow, Item};
-use statemachine::{Effect, How, Mode, Record, State, Timestamp};
+use statemachine::{Effect, How, Mode, Record, State, Timestamp, Way};
 use std::collections::BTreeMap;
 
 pub(crate) const EAST: &str = "us-east-2";
@@ -28,6 +28,8 @@ pub(crate) struct Move {
     pub(crate) planned: bool,
     /// A controller called it.
     pub(crate) ours: bool,
+    /// RDS will give it up in the end.
+    pub(crate) fails: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -134,8 +136,8 @@ impl Truth {
         self.now = self.now.max(now);
         if let Some(moving) = self.moving.clone() {
             let ready = self.is_up(moving.to) && (!moving.planned || self.is_up(self.writer));
-            if moving.planned && !ready {
-                self.note("rds: the switchover is given up");
+            if (moving.planned && !ready) || (moving.fails && now >= moving.done_at) {
+                self.note(&format!("rds: the move to {} is given up", moving.to));
                 self.moving = None;
                 // It did not move anything: it does not count for its epoch.
                 if moving.ours {
@@ -281,7 +283,7 @@ impl Truth {
     // ---- RDS and Route 53 ------------------------------------------------------------------------------------
 
     /// I1 and I2, when a controller's call arrives.
-    pub(crate) fn accept(&mut self, to: &'static str, planned: bool, takes_ms: u64) {
+    pub(crate) fn accept(&mut self, to: &'static str, planned: bool, takes_ms: u64, fails: bool) {
         let epoch = self.record().map_or(0, |record| record.epoch.0);
         let asked_for = self.record().is_some_and(|record| {
             let is_it = |effect: &Effect| matches!(effect, Effect::Promote { region, .. } if region.as_str() == to);
@@ -297,7 +299,14 @@ impl Truth {
         }
         self.note(&format!("rds: accepted the move to {to} in epoch {epoch}"));
         self.accepted.push((epoch, to));
-        self.moving = Some(Move { to, done_at: self.now + takes_ms, planned, ours: true });
+        self.moving = Some(Move { to, done_at: self.now + takes_ms, planned, ours: true, fails });
+    }
+
+    /// Are the names on their way back from a promotion that was given up?
+    fn going_back(&self) -> bool {
+        let is_back =
+            |effect: &Effect| matches!(effect, Effect::Reroute { overlap: Some(o), .. } if o.way == Way::Back);
+        self.record().is_some_and(|record| record.pending.iter().any(|p| is_back(&p.effect)))
     }
 
     /// One swap; false when the record is not what it is said to be.
@@ -321,7 +330,9 @@ impl Truth {
         }
         let epoch = |text: &str| text.rsplit(':').next().and_then(|n| n.trim_end_matches('}').parse::<u64>().ok());
         let before = self.object.as_ref().and_then(|object| epoch(&object.text));
-        if before >= epoch(text) {
+        // Only what went ahead of a promotion that was given up goes back an epoch.
+        let back = self.going_back() && before == epoch(text).map(|epoch| epoch + 1);
+        if before >= epoch(text) && !back {
             self.violation(format!("{text} is written over epoch {before:?}"));
         }
         self.put_object(text.to_owned());

@@ -70,7 +70,12 @@ pub(crate) fn json(environment: &[(String, String)], arguments: &[&str]) -> Valu
 
 /// The same, with the environment that it says to export.
 pub(crate) fn start_with_environment() -> (Running, PathBuf, Vec<(String, String)>) {
-    let mut lab = start(&[]);
+    start_up(&[])
+}
+
+/// The same with these arguments.
+pub(crate) fn start_up(arguments: &[&str]) -> (Running, PathBuf, Vec<(String, String)>) {
+    let mut lab = start(arguments);
     let mut lines = BufReader::new(lab.stdout.take().expect("piped")).lines();
     let (mut dir, mut environment) = (PathBuf::new(), Vec::new());
     loop {
@@ -86,6 +91,8 @@ pub(crate) fn start_with_environment() -> (Running, PathBuf, Vec<(String, String
             environment.push(("DASHBOARD".to_owned(), url.trim().to_owned()));
         }
         let exported = line.strip_prefix("export ").and_then(|export| export.split_once('='));
+        // Its value is for a shell, which puts the old one behind it.
+        let exported = exported.filter(|(name, _)| *name != "PATH");
         environment.extend(exported.map(|(name, value)| (name.to_owned(), value.to_owned())));
         if line.ends_with(" status") {
             break;

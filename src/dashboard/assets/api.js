@@ -44,7 +44,7 @@ export async function post(path, body) {
 const SILENCE_MS = 6000;
 
 /**
- * Follows changes until `stop` is called. `on` has a function per kind of event; `connected` is told true and false.
+ * Follows changes until `stop` is called. `on` has a function per kind of event; `connected` is told true, or false and why.
  * After a loss it comes back with the number of the last event, and gets what it missed.
  */
 export function follow(cluster, on, connected) {
@@ -59,7 +59,7 @@ export function follow(cluster, on, connected) {
     try {
       const more = seen === null ? {} : { "last-event-id": String(seen) };
       const response = await fetch(`/api/stream${query}`, { headers: headers(more), signal: abort.signal });
-      if (!response.ok) throw new Refused(response.status, response.statusText);
+      if (!response.ok) await answer(response);
       connected(true);
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
@@ -94,14 +94,17 @@ export function follow(cluster, on, connected) {
   (async () => {
     let pause = 300;
     while (!stopped) {
+      let why = null;
       try {
         await once();
         pause = 300;
-      } catch {
+      } catch (error) {
         pause = Math.min(pause * 2, 5000);
+        // The server's own words; a broken connection has none.
+        if (error instanceof Refused) why = error.message;
       }
       if (stopped) return;
-      connected(false);
+      connected(false, why);
       await new Promise((resolve) => setTimeout(resolve, pause));
     }
   })();

@@ -45,7 +45,7 @@ export function time(ms, withDate = true) {
 export function span(ms) {
   if (ms === null || ms === undefined) return "–";
   if (ms < 1000) return `${Math.max(0, Math.round(ms))} ms`;
-  if (ms < 10000) return `${(ms / 1000).toFixed(1)} s`;
+  if (ms < 10000) return `${(ms / 1000).toFixed(1).replace(/\.0$/, "")} s`;
   const s = Math.floor(ms / 1000);
   if (s < 60) return `${s} s`;
   if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
@@ -55,3 +55,33 @@ export function span(ms) {
 
 /** A state, by its name and colour. */
 export const pill = (state) => h("span", { class: `pill ${state}` }, state);
+
+/** Sets a text only where it changed: what did not change is not read out again. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+const kept = new WeakMap();
+
+/**
+ * Children by key: those that stay are kept as they are, so that focus, selection and open details survive. `make` gives
+ * an element for an item, `update` tells it that the item changed.
+ */
+export function keyed(parent, items, key, make, update = () => {}) {
+  const before = kept.get(parent) ?? new Map();
+  const after = new Map();
+  const focused = document.activeElement;
+  let place = parent.firstChild;
+  for (const item of items) {
+    const name = key(item);
+    const element = before.get(name) ?? make(item);
+    update(element, item);
+    after.set(name, element);
+    if (element === place) place = place.nextSibling;
+    else parent.insertBefore(element, place);
+  }
+  for (const [name, element] of before) if (!after.has(name)) element.remove();
+  kept.set(parent, after);
+  // An element that is moved loses the focus.
+  if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
+}
