@@ -282,7 +282,7 @@ fn a_controller_without_its_queue_waits_says_so_and_begins_when_it_answers() {
     let address = format!("127.0.0.1:{port}");
     let mut serve = Command::new(BINARY);
     serve.args(["serve", "--log-json", "--listen", &address]).envs(environment).stderr(Stdio::null());
-    let _second = Running(serve.spawn().expect("it starts"));
+    let second = Running(serve.spawn().expect("it starts"));
     let becomes = |wanted: &str| {
         let began = Instant::now();
         while !ask(&address, "/readyz").is_some_and(|answer| answer.contains(wanted)) {
@@ -293,6 +293,7 @@ fn a_controller_without_its_queue_waits_says_so_and_begins_when_it_answers() {
     becomes("not ready: queue");
     assert!(order(&dir, "heal aws sqs.GetQueueUrl=server-error:100").contains("healed"));
     becomes("ready: waiting for the lease");
+    drop(second);
     lab.kill().expect("it runs");
     lab.wait().expect("it ends");
     assert_gone(&dir);
