@@ -4,16 +4,13 @@
 
 #[path = "support/endpoint.rs"]
 mod endpoint;
+#[path = "dashboard/long_history.rs"]
+mod long_history;
 
 use aurora_failover::clock;
-use aurora_failover::config;
-use aurora_failover::store::{DynamoDb, HistoryRow};
-use aws_config::{BehaviorVersion, Region};
-use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use endpoint::Endpoint;
-use futures::StreamExt as _;
+use long_history::LongHistory;
 use serde_json::Value;
-use statemachine::{ClusterId, Timestamp};
 use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -26,8 +23,6 @@ const PAGES: usize = 100;
 /// More than are let in at once.
 const PAGES_TOO_MANY: usize = 201;
 const ROWS: u64 = 100_000;
-/// Pause between two rows of the long history.
-const ROW_EVERY_MS: u64 = 30_000;
 /// Whose history is long.
 const LONG: &str = "c250";
 const TOKEN: &str = "0123456789abcdef";
@@ -75,13 +70,16 @@ struct Served {
 }
 
 impl Served {
-    fn start() -> Self {
+    /// With another endpoint in front of the lab's, if there is one.
+    fn start(in_front: impl FnOnce(&Endpoint) -> Option<String>) -> Self {
         let config = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(config.path(), configuration()).expect("written");
         let endpoint = Endpoint::start(config.path().to_str().expect("text"));
+        let in_front = in_front(&endpoint);
         let command = |arguments: &[&str]| {
             let mut command = Command::new(BINARY);
             command.args(arguments).envs(endpoint.environment.iter().cloned());
+            command.envs(in_front.as_ref().map(|url| ("AWS_ENDPOINT_URL", url)));
             command.env("AURORA_FAILOVER_DASHBOARD_TOKEN", TOKEN).stdin(Stdio::null()).stdout(Stdio::null());
             command
         };
@@ -95,7 +93,7 @@ impl Served {
 
 #[test]
 fn a_fleet_of_five_hundred_is_followed_by_a_hundred_pages() {
-    let served = Served::start();
+    let served = Served::start(|_| None);
     served.endpoint.runtime.block_on(follow(&served.url));
     // The calls that it made show that a page costs no reads where the controller listens itself.
     let reads = served.endpoint.aws().calls().iter().filter(|call| call.action == "GetItem").count();
@@ -106,11 +104,18 @@ fn a_fleet_of_five_hundred_is_followed_by_a_hundred_pages() {
 fn a_long_history_is_paged_and_searched_and_a_browser_holds_the_fleet_on_a_slow_network() {
     let tools = std::env::var_os("AURORA_FAILOVER_TOOLS")
         .expect("run the tests by scripts/test, which installs what they need");
-    let served = Served::start();
-    let began = Instant::now();
-    served.endpoint.runtime.block_on(live_quietly(&served.endpoint));
-    println!("{ROWS} rows were written in {} ms", began.elapsed().as_millis());
-    served.endpoint.runtime.block_on(ask_history(&served));
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/recorded.jsonl");
+    let recorded = std::fs::read_to_string(recorded).expect("the recording");
+    let row = serde_json::from_str(recorded.lines().nth(2).expect("a third row")).expect("a row");
+    let mut history = None;
+    let served = Served::start(|endpoint| {
+        let started = LongHistory::start(LONG, ROWS, row, endpoint.aws().url());
+        let (started, address) = endpoint.runtime.block_on(started);
+        history = Some(started);
+        Some(format!("http://{address}"))
+    });
+    let history = history.expect("it was started");
+    served.endpoint.runtime.block_on(ask_history(&served.url, &history));
     let mut node = Command::new("node");
     node.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dashboard/fleet.mjs"));
     node.args([format!("{}/#token={TOKEN}", served.url), LONG.into(), CLUSTERS.to_string(), ROWS.to_string()]);
@@ -127,63 +132,20 @@ fn browser() -> PathBuf {
     found.expect("a browser: run scripts/setup test, or set CHROMIUM")
 }
 
-/// Writes a row every 30 s until now, in batches, as `docs/history.md` describes a row.
-async fn live_quietly(endpoint: &Endpoint) {
-    let path = endpoint.environment.iter().find(|(name, _)| name == "AURORA_FAILOVER_CONFIG").expect("it is there");
-    let settings = config::load(path.1.as_ref()).expect("the configuration is valid");
-    let sdk = aws_config::defaults(BehaviorVersion::latest())
-        .region(Region::new("us-west-2"))
-        .endpoint_url(endpoint.aws().url())
-        .credentials_provider(aws_sdk_dynamodb::config::Credentials::new("lab", "lab", None, None, "test"))
-        .load()
-        .await;
-    let (client, store) = (aws_sdk_dynamodb::Client::new(&sdk), DynamoDb::new(&sdk, &settings.table));
-    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/recorded.jsonl");
-    let recorded = std::fs::read_to_string(recorded).expect("the recording");
-    let template: HistoryRow = serde_json::from_str(recorded.lines().nth(2).expect("a third row")).expect("a row");
-    // Numbers that stand nowhere else in the row: each row is the template with its own.
-    let (version, at) = (987_654_321, Timestamp(1_234_567_890_123));
-    let template = HistoryRow { cluster: ClusterId(LONG.into()), version, at, ..template };
-    let row_of = serde_json::to_string(&template).expect("plain data");
-    let began = clock::now().0 - ROWS * ROW_EVERY_MS;
-    // Versions behind those that the controller writes meanwhile.
-    let rows = (1..=ROWS).map(|number| {
-        let (version, at) = (number + 1_000, Timestamp(began + number * ROW_EVERY_MS));
-        let row = row_of.replace("987654321", &version.to_string()).replace("1234567890123", &at.0.to_string());
-        let text = AttributeValue::S;
-        let item = [
-            ("PK", text(format!("CLUSTER#{LONG}"))),
-            ("SK", text(format!("HIST#{version:020}"))),
-            ("version", AttributeValue::N(version.to_string())),
-            ("day", text(clock::day(at))),
-            ("at", text(clock::rfc3339(at))),
-            ("actor", text(template.actor.clone())),
-            ("row", text(row)),
-        ];
-        let item = item.map(|(name, value)| (name.to_owned(), value)).into();
-        let put = PutRequest::builder().set_item(Some(item)).build().expect("an item");
-        WriteRequest::builder().put_request(put).build()
-    });
-    let write = |batch: Vec<WriteRequest>| {
-        let written = client.batch_write_item().request_items(store.table(), batch).send();
-        async move {
-            let written = written.await.expect("DynamoDB takes it");
-            assert!(written.unprocessed_items().is_none_or(|left| left.is_empty()), "{written:?}");
-        }
-    };
-    futures::stream::iter(rows).chunks(25).map(write).buffer_unordered(8).collect::<()>().await;
-}
-
 /// A page, a time and a filter cost by what is answered, and not by what there is.
-async fn ask_history(served: &Served) {
+async fn ask_history(url: &str, history: &LongHistory) {
     let client = reqwest::Client::new();
-    let queries = || served.endpoint.aws().calls().iter().filter(|call| call.action == "Query").count();
+    let began = Instant::now();
+    while client.get(format!("{url}/api/fleet")).send().await.is_err() {
+        assert!(began.elapsed() < WITHIN, "it is not served");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     let ask = async |query: String, queries_max: usize| {
-        let (before, began) = (queries(), Instant::now());
-        let answer = client.get(format!("{}/api/{query}", served.url)).send().await.expect("it answers");
+        let (before, began) = (history.queries(), Instant::now());
+        let answer = client.get(format!("{url}/api/{query}")).send().await.expect("it answers");
         assert_eq!(answer.status(), 200, "{query}");
         let page = json(answer).await;
-        let asked = queries() - before;
+        let asked = history.queries() - before;
         println!("{query}: {asked} queries, {} ms", began.elapsed().as_millis());
         assert!(asked <= queries_max, "{query}: {asked} queries");
         page

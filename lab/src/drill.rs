@@ -235,6 +235,8 @@ pub async fn run(scenario: &Scenario, options: &DrillOptions, headline: &str) ->
     let moment = rand::rng().random_range(Duration::ZERO..options.profile(scenario).round());
     progress.step(&format!("steady; {} begins in {} ms", scenario.name, moment.as_millis()));
     tokio::time::sleep(moment).await;
+    // A suspicion of a busy machine is none of the scenario's.
+    stage.steady(&progress).await?;
 
     let mut course = Course::new(&stage, options);
     let mut problems = Vec::new();

@@ -128,7 +128,7 @@ impl Replay {
             };
             let ms: Vec<u64> = compared.iter().filter_map(after_ms).collect();
             let confirmed = ms.len();
-            let median = median(ms).map_or_else(|| "-".into(), |ms| explain::duration(ms));
+            let median = median(ms).map_or_else(|| "-".into(), explain::duration);
             format!("{confirmed} confirmed, median detection {median}")
         };
         show(&format!(

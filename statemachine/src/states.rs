@@ -145,6 +145,12 @@ pub(crate) fn confirmed_probe(record: &mut Record, turn: &mut Turn) -> Next {
 
 pub(crate) fn confirmed_result(record: &mut Record, turn: &mut Turn) -> Next {
     let Some(assessment) = turn.take_assessment(Some(Question::MayFailOver)) else { return Super };
+    // Somebody else's failover may have begun and ended between two looks.
+    if assessment.failover.is_none()
+        && let Some(next) = adopt(record, turn, assessment.clone())
+    {
+        return next;
+    }
     let verdict = guards::ask_failover(record, &assessment, turn.now);
     let refusal = verdict.refusal().cloned();
     turn.guards.extend(verdict.asked);

@@ -877,3 +877,14 @@ fn s40_history_alone_explains_an_episode() {
     let reasons = given.iter().filter(|(_, e)| matches!(&e.event, Event::Command(c) if !c.reason.is_empty())).count();
     assert_eq!(reasons, 1, "who and why");
 }
+
+/// Somebody else's failover begins and ends between two looks at RDS: it is followed, also where its target was taken
+/// for a second writer meanwhile.
+#[test]
+fn a_failover_of_somebody_else_that_is_over_already_is_followed() {
+    let mut cluster = Cluster::confirmed_down(Mode::Auto);
+    cluster.done("assess", Report::Assessed(Assessment { failover: None, ..assessment(WEST) }));
+    assert_eq!((cluster.state(), cluster.record().hold.as_ref()), ("promoting", None));
+    cluster.done("promote", promoted());
+    assert_eq!((cluster.state(), cluster.record().primary.as_str()), ("rerouting", WEST));
+}

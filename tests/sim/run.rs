@@ -128,7 +128,7 @@ fn route_by(seed: u64) -> RouteBy {
 
 /// When the name moves in this run: with each of [`route_by`]'s answers both ways come up.
 fn reroute_when(seed: u64) -> RerouteWhen {
-    if seed / 4 % 3 == 0 { RerouteWhen::AfterPromotion } else { RerouteWhen::Overlapped }
+    if (seed / 4).is_multiple_of(3) { RerouteWhen::AfterPromotion } else { RerouteWhen::Overlapped }
 }
 
 struct Simulation {
