@@ -215,9 +215,21 @@ fn a_running_lab_takes_orders_from_another_terminal() {
     assert_gone(&dir);
 }
 
+/// The lab's socket, once it is there.
+fn connected(socket: &std::path::Path) -> UnixStream {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(connected) => return connected,
+            Err(error) => assert!(Instant::now() < until, "the lab does not listen: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// What the lab answers to a line at its socket.
 fn order(dir: &std::path::Path, line: &str) -> String {
-    let mut socket = UnixStream::connect(dir.join("control.sock")).expect("the lab listens");
+    let mut socket = connected(&dir.join("control.sock"));
     writeln!(socket, "{line}").expect("it reads");
     let mut said = String::new();
     socket.read_to_string(&mut said).expect("it answers");

@@ -168,6 +168,13 @@ fn steady(text: &str) -> String {
                 words.push(word.to_owned());
             }
         }
+        // "not heard of for 22 min 18 s"
+        let bare = |word: &str| word.trim_end_matches([',', '.', ':', ';', ')']).to_owned();
+        let spans = words.windows(3).position(|w| w[0] == "for" && is_number(&w[1]) && is_unit(&bare(&w[2])));
+        if let Some(at) = spans {
+            let length = words[at + 1..].iter().take_while(|word| is_number(word) || is_unit(&bare(word))).count();
+            words.splice(at + 1..=at + length, ["(age)".to_owned()]);
+        }
         words.join(" ")
     };
     text.lines().map(line).collect::<Vec<_>>().join("\n")

@@ -8,7 +8,11 @@ const SHOWN = 80;
 const EVENTS = ["command", "rds", "alarm"];
 const RULES = ["rerouted", "names-back", "fenced", "given-up", "effect-held", "dual-writer", "dual-writer-gone"];
 
-const refused = (turn) => (turn?.rule === "guard-refused" ? turn.guards.filter((guard) => !guard.pass).map((guard) => guard.guard).join() : null);
+/** What it waits for at a turn, if it does. */
+function refused(turn) {
+  if (turn?.rule === "effect-held") return turn.rule;
+  return turn?.rule === "guard-refused" ? turn.guards.filter((guard) => !guard.pass).map((guard) => guard.guard).join() : null;
+}
 
 /** The turns of a story. A hold that is looked at again is one hold. */
 function told(turns) {
