@@ -347,6 +347,8 @@ async fn up(options: &Options) -> Result<ExitCode> {
         timing: if options.aurora_timing { Timing::documented() } else { usual.timing },
         clients: options.clients.map_or(usual.clients, usize::from),
         reads_percent: options.reads.unwrap_or(usual.reads_percent),
+        // Whoever tries things out loses a region more than once an hour.
+        policy: vec![("cooldown".into(), "\"5s\"".into()), ("failovers-max".into(), "100".into())],
         ..usual
     };
     let orders = control::Orders::default();
