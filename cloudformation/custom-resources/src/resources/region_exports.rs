@@ -41,8 +41,8 @@ impl Resource for RegionExports {
             let page = job.aws.query(CLOUDFORMATION, &self.region, "ListExports", &parameters).await?;
             let page: ListExports = quick_xml::de::from_str(&page)
                 .map_err(|error| Failure::new(format!("the answer to ListExports cannot be read: {error}")))?;
-            let wanted = page.result.exports.member.into_iter().filter(|export| self.wants(&export.name));
-            found.extend(wanted.map(|export| (export.name, export.value)));
+            let wanted = page.result.exports.member.into_iter();
+            found.extend(wanted.filter_map(|export| Some((self.told_as(&export.name)?.to_owned(), export.value))));
             next = page.result.next_token.filter(|token| !token.is_empty());
             if next.is_none() {
                 return self.complete(found);
@@ -57,9 +57,13 @@ impl Resource for RegionExports {
 }
 
 impl RegionExports {
-    fn wants(&self, name: &str) -> bool {
-        let named = self.names.as_ref().is_some_and(|names| names.iter().any(|wanted| wanted == name));
-        named || self.prefix.as_ref().is_some_and(|prefix| name.starts_with(prefix.as_str()))
+    /// The name that an export has in the answer, if it is wanted: what comes after the prefix, so that a template need
+    /// not spell a stack's name in `Fn::GetAtt`.
+    fn told_as<'a>(&self, name: &'a str) -> Option<&'a str> {
+        match &self.prefix {
+            Some(prefix) => name.strip_prefix(prefix.as_str()).filter(|rest| !rest.is_empty()),
+            None => self.names.iter().flatten().any(|wanted| wanted == name).then_some(name),
+        }
     }
 
     fn complete(&self, found: Data) -> Result<Data, Failure> {
