@@ -281,7 +281,9 @@ fn promoted(record: &mut Record, turn: &mut Turn, target: &Region, heartbeat_at:
         episode.rpo_heartbeat_ms = newest_ok.zip(heartbeat_at).map(|(ok, heartbeat)| ok.since_ms(heartbeat));
     }
     let deadline = turn.now.plus_ms(record.config.policy.reroute_deadline_ms);
-    let in_sync = record.episode.as_ref().and_then(|episode| episode.rerouted_at);
+    // Names that are on their way back are not where they were in sync.
+    let back = record.pending_reroute_mut(Way::Back).is_some();
+    let in_sync = record.episode.as_ref().and_then(|episode| episode.rerouted_at).filter(|_| !back);
     match (in_sync, record.pending_reroute_mut(Way::Ahead)) {
         (Some(at), _) => turn.verify(record, changes, at),
         (None, Some(pending)) => pending.deadline = deadline,

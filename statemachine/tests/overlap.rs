@@ -169,6 +169,19 @@ fn a_promotion_that_took_place_after_all_sends_the_names_on() {
 }
 
 #[test]
+fn a_promotion_that_took_place_while_the_names_were_on_their_way_back_sends_them_on() {
+    let mut cluster = past_the_point_of_no_return();
+    let report = rerouted(&cluster);
+    cluster.done_claimed("reroute", report);
+    refuse(&mut cluster);
+    assert_eq!(way(&cluster), Some(Way::Back));
+    cluster.wait(30_000);
+    cluster.done("promote", promoted());
+    assert_eq!((cluster.state(), way(&cluster), cluster.pending("verify")), ("rerouting", None, None));
+    assert!(cluster.pending("reroute").is_some());
+}
+
+#[test]
 fn taking_over_by_hand_says_that_the_names_may_lead_elsewhere() {
     let mut cluster = past_the_point_of_no_return();
     refuse(&mut cluster);
