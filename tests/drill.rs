@@ -223,7 +223,7 @@ fn connected(socket: &std::path::Path) -> UnixStream {
             Ok(connected) => return connected,
             Err(error) => assert!(Instant::now() < until, "the lab does not listen: {error}"),
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
