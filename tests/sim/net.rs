@@ -2,7 +2,7 @@
 //! replies, throttling, outages of one service, a crash before or after, a process that is stopped for a while and does
 //! not know it.
 
-use crate::truth::{self, NAME, NEWER, REGIONS, Truth, arn, endpoint, region_of, wall};
+use crate::truth::{self, NAME, NEWER, REGIONS, Truth, WEST, arn, endpoint, region_of, wall};
 use async_trait::async_trait;
 use aurora_failover::arc::RoutingControls;
 use aurora_failover::aws::CallError;
@@ -10,6 +10,7 @@ use aurora_failover::bus::{Bus, BusError, Outgoing};
 use aurora_failover::clock::Clock;
 use aurora_failover::database::{Databases, ProbeError};
 use aurora_failover::dns::{DnsError, Resolver};
+use aurora_failover::effects;
 use aurora_failover::inbox::{Message, Queue};
 use aurora_failover::rds::{Rds, RdsError};
 use aurora_failover::route53::{CurrentRecord, Route53};
@@ -26,6 +27,56 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+/// What controllers are told.
+pub(crate) const CONFIG: &str = r#"
+region = "us-west-2"
+[aws]
+timeout = "2s"
+poll-every = "500ms"
+[database]
+user = "failover"
+name = "orders"
+tls = "off"
+[canary]
+interval = "2s"
+timeout = "1s"
+[[cluster]]
+id = "orders"
+mode = "MODE"
+vantages = ["us-east-2", "us-west-2", "witness"]
+[[cluster.route]]
+zone = "Z1"
+name = "db.orders.example.com"
+ttl = "1s"
+[[cluster.member]]
+region = "us-east-2"
+arn = "arn:aws:rds:us-east-2:123456789012:cluster:orders-us-east-2"
+endpoint = "orders.us-east-2.rds.example.com"
+[[cluster.member]]
+region = "us-west-2"
+arn = "arn:aws:rds:us-west-2:123456789012:cluster:orders-us-west-2"
+endpoint = "orders.us-west-2.rds.example.com"
+[cluster.policy]
+confirm-after = "4s"
+vantage-stale-after = "8s"
+event-age-max = "15s"
+in-region-grace = "10s"
+approval-timeout = "60s"
+reassess-every = "5s"
+assess-deadline = "20s"
+promote-deadline = "60s"
+reroute-deadline = "40s"
+fence-deadline = "10s"
+announce-deadline = "20s"
+retry = "200ms"
+retry-max = "4s"
+claim-ttl = "10s"
+cooldown = "30s"
+failovers-window = "10m"
+soak = "15s"
+heartbeat = "20s"
+"#;
 
 /// A protection that a run goes without, to show that the checks notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +221,23 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Everything outside, as its effects see it.
+    pub(crate) fn effects_world(self: &Arc<Self>) -> effects::World {
+        effects::World {
+            rds: Arc::clone(self) as _,
+            route53: Arc::clone(self) as _,
+            objects: Arc::clone(self) as _,
+            controls: Some(Arc::clone(self) as _),
+            bus: Arc::clone(self) as _,
+            dns: Arc::clone(self) as _,
+            database: Arc::clone(self) as _,
+            clock: Arc::clone(self) as _,
+            poll_every: Duration::from_millis(500),
+            write_deadline: Duration::from_secs(1),
+            region: WEST.into(),
+        }
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         *self.dead.lock().expect("nobody panics while holding it")
     }

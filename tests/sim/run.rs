@@ -1,12 +1,12 @@
 //! One run: a world, controllers that come and go, three vantages, an operator, and a plan of disasters, all drawn
 //! from one seed. First everything may happen; then the weather is fine, somebody is on duty, and it must end well.
 
-use crate::net::{Fate, Process, Service, SimulatedQueue, Weather, Without, World, message};
+use crate::net::{CONFIG, Fate, Process, Service, SimulatedQueue, Weather, Without, World, message};
 use crate::truth::{EAST, NEWER, REGIONS, WEST, wall};
 use aurora_failover::bus::{CANARY_SOURCE, OPERATOR_SOURCE};
 use aurora_failover::config::{self, ClusterSettings, Settings};
 use aurora_failover::controller;
-use aurora_failover::effects::{self, Task};
+use aurora_failover::effects::Task;
 use aurora_failover::envelope::{
     COMMAND_DETAIL_TYPE, Channel, Decoder, PROBE_DETAIL_TYPE, RDS_CLUSTER_DETAIL_TYPE, RDS_SOURCE, command_detail,
     probe_detail,
@@ -34,55 +34,6 @@ const SETTLE_MS: u64 = 900_000;
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 
 const VANTAGES: [&str; 3] = ["us-east-2", "us-west-2", "witness"];
-
-const CONFIG: &str = r#"
-region = "us-west-2"
-[aws]
-timeout = "2s"
-poll-every = "500ms"
-[database]
-user = "failover"
-name = "orders"
-tls = "off"
-[canary]
-interval = "2s"
-timeout = "1s"
-[[cluster]]
-id = "orders"
-mode = "MODE"
-vantages = ["us-east-2", "us-west-2", "witness"]
-[[cluster.route]]
-zone = "Z1"
-name = "db.orders.example.com"
-ttl = "1s"
-[[cluster.member]]
-region = "us-east-2"
-arn = "arn:aws:rds:us-east-2:123456789012:cluster:orders-us-east-2"
-endpoint = "orders.us-east-2.rds.example.com"
-[[cluster.member]]
-region = "us-west-2"
-arn = "arn:aws:rds:us-west-2:123456789012:cluster:orders-us-west-2"
-endpoint = "orders.us-west-2.rds.example.com"
-[cluster.policy]
-confirm-after = "4s"
-vantage-stale-after = "8s"
-event-age-max = "15s"
-in-region-grace = "10s"
-approval-timeout = "60s"
-reassess-every = "5s"
-assess-deadline = "20s"
-promote-deadline = "60s"
-reroute-deadline = "40s"
-fence-deadline = "10s"
-announce-deadline = "20s"
-retry = "200ms"
-retry-max = "4s"
-claim-ttl = "10s"
-cooldown = "30s"
-failovers-window = "10m"
-soak = "15s"
-heartbeat = "20s"
-"#;
 
 /// What one run came to.
 pub(crate) struct Outcome {
@@ -196,7 +147,7 @@ impl Simulation {
     async fn run_again(&self) {
         *self.world.script.lock().expect("nobody panics") = None;
         let process = self.process("again".into(), 0);
-        let world = self.effects_world(&process);
+        let world = process.effects_world();
         let (rows, record) = {
             let truth = self.world.truth();
             (truth.rows.clone(), truth.record().cloned().expect("stored"))
@@ -270,7 +221,7 @@ impl Simulation {
             let skew_ms = if self.world.chance(300) { self.world.below(4_000) as i64 - 2_000 } else { 0 };
             let process = self.process(format!("controller {number}.{life}"), skew_ms);
             let running = {
-                let (settings, world) = (self.settings(), self.effects_world(&process));
+                let (settings, world) = (self.settings(), process.effects_world());
                 let decoder = Arc::new(Decoder::new(&settings.clusters));
                 let inbox = |queue, channel| {
                     let queue = SimulatedQueue { process: Arc::clone(&process), queue };
@@ -329,26 +280,10 @@ impl Simulation {
         process
     }
 
-    fn effects_world(&self, process: &Arc<Process>) -> effects::World {
-        effects::World {
-            rds: Arc::clone(process) as _,
-            route53: Arc::clone(process) as _,
-            objects: Arc::clone(process) as _,
-            controls: Some(Arc::clone(process) as _),
-            bus: Arc::clone(process) as _,
-            dns: Arc::clone(process) as _,
-            database: Arc::clone(process) as _,
-            clock: Arc::clone(process) as _,
-            poll_every: Duration::from_millis(500),
-            write_deadline: Duration::from_secs(1),
-            region: WEST.into(),
-        }
-    }
-
     /// Somebody who carries out what is pending, and never claims it.
     async fn rogue(self: Arc<Self>) {
         let process = self.process("rogue".into(), 0);
-        let world = self.effects_world(&process);
+        let world = process.effects_world();
         let mut running = JoinSet::new();
         loop {
             sleep(Duration::from_millis(500)).await;

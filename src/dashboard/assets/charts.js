@@ -87,7 +87,9 @@ export function chart(title, unit, axis, series, options = {}) {
     const ratio = devicePixelRatio;
     ctx.save();
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
-    for (const [at, what, kind] of axis.marks) {
+    // Names of marks that are close stand below each other; one without room is left to the timeline.
+    const ends = [0, 0, 0];
+    for (const [at, what, kind] of axis.marks.toSorted((one, other) => one[0] - other[0])) {
       if (at < axis.from || at > axis.to) continue;
       const x = u.valToPos(at, "x", true);
       ctx.strokeStyle = ctx.fillStyle = colour(kind === "heal" ? "--good" : "--bad");
@@ -97,9 +99,14 @@ export function chart(title, unit, axis, series, options = {}) {
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
-      const right = x + ctx.measureText(what).width + 8 * ratio < bbox.left + bbox.width;
+      const long = ctx.measureText(what).width + 4 * ratio;
+      const right = x + long + 4 * ratio < bbox.left + bbox.width;
+      const left = right ? x : x - long;
+      const row = ends.findIndex((end) => end <= left);
+      if (row < 0) continue;
+      ends[row] = left + long;
       ctx.textAlign = right ? "left" : "right";
-      ctx.fillText(what, x + (right ? 4 : -4) * ratio, bbox.top + 11 * ratio);
+      ctx.fillText(what, x + (right ? 4 : -4) * ratio, bbox.top + (11 + 13 * row) * ratio);
     }
     ctx.restore();
   }
