@@ -25,7 +25,7 @@ def completed(cluster):
     found = rds.describe_global_clusters(GlobalClusterIdentifier=cluster)["GlobalClusters"][0]
     writer = next(m for m in found["GlobalClusterMembers"] if m["IsWriter"])
     region = writer["DBClusterArn"].split(":")[3]
-    route53 = boto3.client("route53")
+    route53 = boto3.client("route53", region_name="us-east-1")
     change = {
         "Action": "UPSERT",
         "ResourceRecordSet": {
