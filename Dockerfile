@@ -24,6 +24,7 @@ COPY lab lab
 COPY cloudformation/custom-resources cloudformation/custom-resources
 COPY src src
 # Cargo wants to see the files of every target, also of those that are not built.
+COPY benches benches
 COPY tests tests
 ARG SOURCE_DATE_EPOCH=0
 ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} CARGO_INCREMENTAL=0
