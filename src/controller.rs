@@ -211,8 +211,9 @@ struct ClusterTask {
     world: World,
     board: Arc<Board>,
     loaded: Option<Loaded>,
-    results: mpsc::UnboundedSender<Envelope>,
-    arrived: mpsc::UnboundedReceiver<Envelope>,
+    /// Boxed: a channel keeps room for some dozens, and there is one for each cluster.
+    results: mpsc::UnboundedSender<Box<Envelope>>,
+    arrived: mpsc::UnboundedReceiver<Box<Envelope>>,
     running: JoinSet<()>,
     scan_at: Instant,
     listening_since: Timestamp,
@@ -343,7 +344,7 @@ impl ClusterTask {
     }
 
     async fn scan(&mut self) -> Result<(), TurnError> {
-        let fresh = self.read().await?;
+        let fresh = Box::pin(self.read()).await?;
         if self.loaded.as_ref().is_none_or(|loaded| loaded.version != fresh.version) {
             self.loaded = Some(fresh);
         }
@@ -378,7 +379,7 @@ impl ClusterTask {
         for _ in 0..CONFLICTS_MAX {
             let loaded = match self.loaded.take() {
                 Some(loaded) => loaded,
-                None => self.read().await?,
+                None => Box::pin(self.read()).await?,
             };
             let Loaded { record, version, last_hash } = loaded;
             let before = Before::of(&record);
@@ -396,7 +397,9 @@ impl ClusterTask {
             }
             let version = version + 1;
             let span = info_span!("turn", cluster = %self.settings.id, event = %envelope.id, version);
-            match self.store_turn(before, envelope, decision, version, &last_hash, now).instrument(span).await {
+            // On the heap while it lasts: of many clusters few store something at a time.
+            let storing = Box::pin(self.store_turn(before, envelope, decision, version, &last_hash, now));
+            match storing.instrument(span).await {
                 Err(TurnError::Store(StoreError::Conflict { .. })) => {
                     telemetry::conflict(&self.settings.id);
                     debug!(cluster = %self.settings.id, version, "another controller was first; deciding anew");
@@ -474,7 +477,7 @@ impl ClusterTask {
                 event: Event::Result(result),
             };
             // The task may be stopping; the claim expires and the next controller looks.
-            let _stopping = results.send(envelope);
+            let _stopping = results.send(Box::new(envelope));
         };
         self.running.spawn(run.instrument(span));
     }

@@ -8,6 +8,7 @@ use crate::envelope::{Channel, Decoded, Decoder, Refusal};
 use crate::telemetry;
 use async_trait::async_trait;
 use futures::future::join_all;
+use futures::stream::{self, FuturesUnordered, StreamExt as _};
 use statemachine::{ClusterId, Envelope};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,12 @@ const DELETES_MAX: usize = 1024;
 
 /// Receipts deleted in one go.
 const DELETE_BATCH: usize = 10;
+
+/// Receives, and deletions, under way at a time while there is much to do.
+const PARALLEL_MAX: usize = 8;
+
+/// As many messages as one receive can answer: there are more.
+const RECEIVE_BATCH: usize = 10;
 
 /// Longest wait for turns and deletions when stopping.
 const STOP_GRACE: Duration = Duration::from_secs(4);
@@ -56,7 +63,7 @@ pub trait Queue: Send + Sync {
 #[derive(Debug)]
 pub struct Delivery {
     /// The event.
-    pub envelope: Envelope,
+    pub envelope: Arc<Envelope>,
     /// Fire it when the turn is stored; drop it to have the message delivered again.
     pub done: oneshot::Sender<()>,
     /// When it was received.
@@ -88,13 +95,20 @@ impl Inbox {
         let mut tasks = JoinSet::new();
         tasks.spawn(delete(Arc::clone(&self.queue), to_delete));
         info!(channel = ?self.channel, "polling");
+        let mut receiving = FuturesUnordered::from_iter([self.queue.receive()]);
         loop {
             while tasks.try_join_next().is_some() {}
             let received = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                received = self.queue.receive() => received,
+                Some(received) = receiving.next() => received,
             };
+            // One more as long as full batches come, one less with each that is not full, and always one.
+            let full = received.as_ref().is_ok_and(|messages| messages.len() >= RECEIVE_BATCH);
+            let more = if full { (receiving.len() + 2).min(PARALLEL_MAX) } else { 1 };
+            while receiving.len() < more {
+                receiving.push(self.queue.receive());
+            }
             match received {
                 Ok(messages) => {
                     for message in messages {
@@ -129,14 +143,14 @@ impl Inbox {
             Ok(decoded) => decoded,
             Err(refusal) => return self.refuse(&body, receipt, &refusal, deletes).await,
         };
-        let mut turns = Vec::new();
+        let (envelope, mut turns) = (Arc::new(envelope), Vec::new());
         for cluster in &clusters {
             let Some(inbox) = route(cluster) else {
                 debug!(%cluster, "not one of this controller's clusters");
                 return;
             };
             let (done, stored) = oneshot::channel();
-            match inbox.try_send(Delivery { envelope: envelope.clone(), done, received_at }) {
+            match inbox.try_send(Delivery { envelope: Arc::clone(&envelope), done, received_at }) {
                 Ok(()) => turns.push(stored),
                 Err(TrySendError::Full(_)) => {
                     telemetry::inbox_full(cluster);
@@ -168,11 +182,15 @@ impl Inbox {
     }
 }
 
-async fn delete(queue: Arc<dyn Queue>, mut receipts: mpsc::Receiver<String>) {
-    let mut batch = Vec::with_capacity(DELETE_BATCH);
-    while receipts.recv_many(&mut batch, DELETE_BATCH).await > 0 {
-        if let Err(detail) = queue.delete(std::mem::take(&mut batch)).await {
+async fn delete(queue: Arc<dyn Queue>, receipts: mpsc::Receiver<String>) {
+    let batches = stream::unfold(receipts, async |mut receipts| {
+        let mut batch = Vec::with_capacity(DELETE_BATCH);
+        (receipts.recv_many(&mut batch, DELETE_BATCH).await > 0).then_some((batch, receipts))
+    });
+    let delete = async |batch| {
+        if let Err(detail) = queue.delete(batch).await {
             debug!(detail, "messages were not deleted; they come again");
         }
-    }
+    };
+    batches.for_each_concurrent(PARALLEL_MAX, delete).await;
 }

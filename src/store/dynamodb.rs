@@ -12,7 +12,9 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use statemachine::{ClusterId, ControllerId, Episode, EpisodeId, EpisodeOutcome, Record, Timestamp};
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Key attributes of the table.
 pub const KEYS: (&str, &str) = ("PK", "SK");
@@ -36,13 +38,20 @@ pub struct DynamoDb {
     pub(super) table: String,
     /// How long history rows are kept, in milliseconds; for ever when there is none.
     retention_ms: Option<u64>,
+    /// The newest row of each cluster that is known to be there.
+    appended: Arc<Mutex<HashMap<ClusterId, u64>>>,
+    at_once: Arc<Semaphore>,
 }
+
+/// Calls under way at a time: all clusters of a fleet want something when a controller starts.
+const CALLS_MAX: usize = 64;
 
 impl DynamoDb {
     /// A store on `table`.
     #[must_use]
     pub fn new(sdk: &SdkConfig, table: &str) -> Self {
-        Self { client: Client::new(sdk), table: table.into(), retention_ms: None }
+        let (appended, at_once) = (Arc::default(), Arc::new(Semaphore::new(CALLS_MAX)));
+        Self { client: Client::new(sdk), table: table.into(), retention_ms: None, appended, at_once }
     }
 
     /// The same, with history rows that DynamoDB may delete so long after they were written: they carry the time in
@@ -63,6 +72,7 @@ impl DynamoDb {
     /// # Errors
     /// The call failed, or the item cannot be read.
     pub async fn read(&self, cluster: &ClusterId) -> Result<Option<Item>, StoreError> {
+        let _turn = self.at_once.acquire().await;
         let found = self
             .client
             .get_item()
@@ -78,6 +88,7 @@ impl DynamoDb {
 
     /// Writes an item that is never overwritten.
     async fn put_once(&self, item: Attributes) -> Result<(), StoreError> {
+        let _turn = self.at_once.acquire().await;
         let put = self.client.put_item().table_name(&self.table).set_item(Some(item));
         match put.condition_expression("attribute_not_exists(SK)").send().await {
             Ok(_) => Ok(()),
@@ -88,6 +99,7 @@ impl DynamoDb {
 
     /// The end of an episode, in the index. Says the same however often it is said.
     async fn note_closed(&self, row: &HistoryRow, closed: &Episode, outcome: EpisodeOutcome) -> Result<(), StoreError> {
+        let _turn = self.at_once.acquire().await;
         let sent = self
             .client
             .update_item()
@@ -120,13 +132,16 @@ impl DynamoDb {
 impl Store for DynamoDb {
     async fn load(&self, cluster: &ClusterId) -> Result<Option<Item>, StoreError> {
         let item = self.read(cluster).await?;
-        if let Some(item) = &item {
+        if let Some(item) = &item
+            && self.appended.lock().expect("no panic while it is held").get(cluster) != Some(&item.version)
+        {
             self.append(&item.row).await?;
         }
         Ok(item)
     }
 
     async fn commit(&self, item: &Item) -> Result<(), StoreError> {
+        let _turn = self.at_once.acquire().await;
         let put = self.client.put_item().table_name(&self.table).set_item(Some(write_item(item)));
         let put = if item.version == 1 {
             put.condition_expression("attribute_not_exists(PK)")
@@ -155,10 +170,11 @@ impl Store for DynamoDb {
         if let (Some(closed), Some(outcome)) = (&row.closed, row.outcome) {
             self.note_closed(row, closed, outcome).await?;
         }
-        match &row.opened {
-            Some(opened) => self.put_once(write_opened(row, opened)).await,
-            None => Ok(()),
+        if let Some(opened) = &row.opened {
+            self.put_once(write_opened(row, opened)).await?;
         }
+        self.appended.lock().expect("no panic while it is held").insert(row.cluster.clone(), row.version);
+        Ok(())
     }
 
     async fn lease(

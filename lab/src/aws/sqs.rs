@@ -585,8 +585,11 @@ impl Queue {
 
     /// An old receipt changes nothing: the message is with somebody else now.
     fn delete(&mut self, receipt: &str) -> Outcome<()> {
-        receipt_parts(receipt)?;
-        self.messages.retain(|message| message.receipt() != receipt);
+        let (id, received) = receipt_parts(receipt)?;
+        // What was handed out is near the front.
+        if let Some(at) = self.messages.iter().position(|message| message.received == received && message.id == id) {
+            self.messages.remove(at);
+        }
         Ok(())
     }
 }
@@ -610,8 +613,15 @@ fn take(
         let max = redrive.as_ref().map(|redrive| redrive.receives_max);
         message.visible_at <= now && max.is_some_and(|max| message.received_here >= max)
     };
-    let (dead, mut live): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut queue.messages).into_iter().partition(spent);
-    let taken = live
+    let dead = if queue.messages.iter().any(spent) {
+        let (dead, live): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut queue.messages).into_iter().partition(spent);
+        queue.messages = live;
+        dead
+    } else {
+        VecDeque::new()
+    };
+    let taken = queue
+        .messages
         .iter_mut()
         .filter(|message| message.visible_at <= now)
         .take(usize::try_from(max).unwrap_or(1))
@@ -623,7 +633,6 @@ fn take(
             shown(message, names, attribute_names)
         })
         .collect();
-    queue.messages = live;
     if let Some(redrive) = redrive {
         let target = queues.get_mut(&(key.0.clone(), redrive.queue));
         let target = target.expect("a dead letter queue is checked when set, and none is ever deleted");

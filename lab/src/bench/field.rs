@@ -62,6 +62,7 @@ pub(super) struct Field {
     exe: PathBuf,
     rds_url: String,
     sequence: AtomicU64,
+    published: AtomicU64,
     clusters: u32,
 }
 
@@ -123,6 +124,7 @@ impl Field {
             exe,
             rds_url,
             sequence: AtomicU64::new(0),
+            published: AtomicU64::new(0),
             clusters: options.clusters,
         };
         progress.step("creating table, bus and queues; starting the controller");
@@ -180,6 +182,7 @@ impl Field {
 
     /// Publishes probes; ten at a time, as a canary does.
     pub(super) fn publish(&self, probes: &[Value]) {
+        self.published.fetch_add(probes.len() as u64, Ordering::Relaxed);
         for batch in probes.chunks(ENTRIES_MAX) {
             let entry = |probe: &Value| {
                 json!({
@@ -192,6 +195,11 @@ impl Field {
             let entries: Vec<Value> = batch.iter().map(entry).collect();
             self.aws.put_events(SECONDARY, &json!({ "Entries": entries }));
         }
+    }
+
+    /// How many probes left.
+    pub(super) fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
     }
 
     /// One probe of the n-th cluster's member in a region; a replica tells its lag.
