@@ -252,19 +252,6 @@ impl Databases for Database {
 }
 
 impl Session {
-    /// Waits until the other end closes it, as a server does that stops or dies; one that vanishes does not.
-    pub async fn closed(&mut self) {
-        if !self.connection.is_finished() {
-            let _why_is_logged = (&mut self.connection).await;
-        }
-    }
-
-    /// Was it closed?
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
-    }
-
     /// Commits a heartbeat; creates its table the first time. Without an epoch it carries the newest one that the
     /// table knows.
     ///

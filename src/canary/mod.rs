@@ -221,32 +221,17 @@ struct Pace {
     interval: Duration,
     jitter: Duration,
     next: Instant,
-    was_early: bool,
 }
 
 impl Pace {
     fn new(interval: Duration, jitter: Duration) -> Self {
         let next = Instant::now() + rand::rng().random_range(Duration::ZERO..interval);
-        Self { interval, jitter, next, was_early: false }
+        Self { interval, jitter, next }
     }
 
     /// Waits for the next turn.
     async fn turn(&mut self) {
         tokio::time::sleep_until(self.next).await;
-        self.was_early = false;
-        self.go_on();
-    }
-
-    /// A turn at once, and no second one before the next: whatever asks for it may do so all the time.
-    async fn early(&mut self) {
-        if self.was_early {
-            return self.turn().await;
-        }
-        self.was_early = true;
-        self.go_on();
-    }
-
-    fn go_on(&mut self) {
         let jitter = rand::rng().random_range(Duration::ZERO..=self.jitter);
         // A probe that took longer than its interval is followed by a whole one.
         self.next = Instant::now() + self.interval + jitter;

@@ -2,8 +2,6 @@
 //!
 //! The session is kept, so that a probe measures the commit, and re-made after any failure. Once in a while another one
 //! is opened beside it, and takes its place: a server that commits and takes nobody new is found out, and is not down.
-//! A session that the other end closes proves nothing, and asks the question at once: a server that dies closes it
-//! within milliseconds, and only time-outs tell of one that vanishes.
 
 use super::{Me, Pace, ms_since, outcome_of};
 use crate::clock;
@@ -61,26 +59,12 @@ impl Target {
         let mut pace = Pace::new(self.settings.rhythm.interval, self.settings.rhythm.jitter);
         let mut sequence = 0;
         loop {
-            self.turn(&mut pace).await;
+            pace.turn().await;
             sequence += 1;
             let (probe, at) = self.probe(sequence, reconnect_every).await;
             debug!(region = %self.region, outcome = ?probe.outcome, latency_ms = probe.latency_ms, "probed");
             let detail = probe_detail(&self.cluster, at, &probe);
             self.me.tell(PROBE_DETAIL_TYPE, detail);
-        }
-    }
-
-    /// Waits for the next turn, which comes at once when the kept session is closed.
-    async fn turn(&mut self, pace: &mut Pace) {
-        match self.writer.as_mut().filter(|(session, _)| !session.is_closed()) {
-            Some((session, _)) => tokio::select! {
-                () = pace.turn() => (),
-                () = session.closed() => pace.early().await,
-            },
-            None => pace.turn().await,
-        }
-        if self.writer.as_ref().is_some_and(|(session, _)| session.is_closed()) {
-            self.writer = None;
         }
     }
 
