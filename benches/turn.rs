@@ -19,9 +19,8 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use net::{CONFIG, Process, SimulatedQueue, Without, World, message};
 use statemachine::{ClusterId, Probe, ProbeOutcome, SelfCheck, Timestamp};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use truth::{EAST, wall};
 
@@ -98,13 +97,7 @@ fn quiet(messages: usize) -> Vec<HistoryRow> {
             let at_ms = number * APART_MS;
             world.truth().send(0, body(number, wall(at_ms)), at_ms);
         }
-        let process = Arc::new(Process {
-            world: Arc::clone(&world),
-            name: "controller".into(),
-            skew_ms: 0,
-            dead: Mutex::new(false),
-            died: Notify::new(),
-        });
+        let process = Process::new(&world, "controller", 0);
         let settings = settings();
         let decoder = Arc::new(Decoder::new(&settings.clusters));
         let queue = SimulatedQueue { process: Arc::clone(&process), queue: 0 };

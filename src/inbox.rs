@@ -22,14 +22,11 @@ use tracing::{debug, info, warn};
 /// Receipts waiting to be deleted; beyond that, receiving waits.
 const DELETES_MAX: usize = 1024;
 
-/// Receipts deleted in one go.
-const DELETE_BATCH: usize = 10;
-
 /// Receives, and deletions, under way at a time while there is much to do.
 const PARALLEL_MAX: usize = 8;
 
-/// As many messages as one receive can answer: there are more.
-const RECEIVE_BATCH: usize = 10;
+/// Most messages per receive and per delete (SQS maximum). A receive that answers so many: there are more.
+pub const BATCH_MAX: usize = 10;
 
 /// Longest wait for turns and deletions when stopping.
 const STOP_GRACE: Duration = Duration::from_secs(4);
@@ -104,7 +101,7 @@ impl Inbox {
                 Some(received) = receiving.next() => received,
             };
             // One more as long as full batches come, one less with each that is not full, and always one.
-            let full = received.as_ref().is_ok_and(|messages| messages.len() >= RECEIVE_BATCH);
+            let full = received.as_ref().is_ok_and(|messages| messages.len() >= BATCH_MAX);
             let more = if full { (receiving.len() + 2).min(PARALLEL_MAX) } else { 1 };
             while receiving.len() < more {
                 receiving.push(self.queue.receive());
@@ -184,8 +181,8 @@ impl Inbox {
 
 async fn delete(queue: Arc<dyn Queue>, receipts: mpsc::Receiver<String>) {
     let batches = stream::unfold(receipts, async |mut receipts| {
-        let mut batch = Vec::with_capacity(DELETE_BATCH);
-        (receipts.recv_many(&mut batch, DELETE_BATCH).await > 0).then_some((batch, receipts))
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        (receipts.recv_many(&mut batch, BATCH_MAX).await > 0).then_some((batch, receipts))
     });
     let delete = async |batch| {
         if let Err(detail) = queue.delete(batch).await {

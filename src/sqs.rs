@@ -1,7 +1,7 @@
 //! SQS, reduced to what the inbox needs: long polling, deletion in batches, the dead-letter queue.
 
 use crate::aws::chain;
-use crate::inbox::{Message, Queue};
+use crate::inbox::{BATCH_MAX, Message, Queue};
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
@@ -12,9 +12,6 @@ use std::time::Duration;
 
 /// Longest wait of one poll (SQS maximum).
 const WAIT_S: i32 = 20;
-
-/// Most messages per receive and per delete (SQS maximum).
-const BATCH_MAX: usize = 10;
 
 /// Message attribute of a dead letter that says why it is one.
 pub const REASON: &str = "reason";

@@ -131,7 +131,7 @@ async fn all_write(fleet: &[Client], since: SystemTime) -> Result<()> {
 /// One table, side by side.
 #[must_use]
 pub fn text(all: &[Seen]) -> String {
-    let mut table = report::plain([
+    let mut table = report::plain(&[
         "the writer moves",
         "clients connect to",
         "clients",

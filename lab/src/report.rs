@@ -52,7 +52,8 @@ pub fn text(result: &DrillResult, with_history: bool) -> String {
         line!(text, "\nHistory, as stored in DynamoDB (newest first)\n{}", result.history);
     }
     line!(text, "\nTimeline (seconds since the fault)");
-    let mut table = plain(["since fault", "in phase", "state", "event"]);
+    let mut table = plain(&["since fault", "in phase", "state", "event"]);
+    align(&mut table, [0, 1]);
     let mut entered_ms = 0;
     for moment in &result.timeline {
         let in_phase_ms = moment.at_ms - entered_ms;
@@ -69,12 +70,12 @@ pub fn text(result: &DrillResult, with_history: bool) -> String {
     line!(text, "{table}");
     if !result.phases.is_empty() {
         line!(text, "\nWhere the outage went");
-        let mut table = plain(["phase", "ms", ""]);
+        let mut table = plain(&["phase", "ms", ""]);
         for phase in &result.phases {
             let note = if phase.in_outage { "" } else { "beside the outage: the proof after clients were served" };
             table.add_row([phase.name.to_owned(), phase.ms.to_string(), note.into()]);
         }
-        align(&mut table, &[1]);
+        align(&mut table, [1]);
         line!(text, "{table}");
     }
     line!(text);
@@ -112,7 +113,7 @@ pub fn text(result: &DrillResult, with_history: bool) -> String {
 pub fn summary(results: &[DrillResult]) -> String {
     let mut text = String::from("\nSummary\n");
     let mut table =
-        plain(["run", "scenario", "outcome", "outage ms", "longest gap ms", "lost", "calls", "killed at ms", "seed"]);
+        plain(&["run", "scenario", "outcome", "outage ms", "longest gap ms", "lost", "calls", "killed at ms", "seed"]);
     let known = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     for (index, result) in results.iter().enumerate() {
         table.add_row([
@@ -127,7 +128,7 @@ pub fn summary(results: &[DrillResult]) -> String {
             known(result.seed),
         ]);
     }
-    align(&mut table, &[0, 3, 4, 5, 6, 7]);
+    align(&mut table, [0, 3, 4, 5, 6, 7]);
     line!(text, "{table}");
     let passed = results.iter().filter(|result| result.passed()).count();
     let outage = spread(results.iter().filter_map(|result| result.outage_ms));
@@ -158,19 +159,17 @@ fn seconds(ms: i64) -> String {
     format!("{:.3}", ms as f64 / 1000.0)
 }
 
-pub(crate) fn plain<const N: usize>(header: [&str; N]) -> Table {
+pub(crate) fn plain(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(header);
-    if N == 4 {
-        align(&mut table, &[0, 1]);
-    }
+    table.set_header(header.to_vec());
     table
 }
 
-fn align(table: &mut Table, columns: &[usize]) {
+/// Numbers stand to the right.
+pub(crate) fn align(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
     for index in columns {
-        if let Some(column) = table.column_mut(*index) {
+        if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }

@@ -220,7 +220,7 @@ async fn read(stage: &Stage) -> Result<Vec<(String, Held)>> {
 #[must_use]
 pub fn text(result: &SoakResult) -> String {
     let mut table =
-        report::plain(["process", "RSS warm", "end", "most", "descriptors", "end", "most", "tasks", "end", "most"]);
+        report::plain(&["process", "RSS warm", "end", "most", "descriptors", "end", "most", "tasks", "end", "most"]);
     for Process { name, warm, end, most } in &result.processes {
         let mib = |held: &Held| format!("{:.1} MiB", held.rss_kib as f64 / 1024.0);
         let tasks = |held: &Held| held.tasks.map_or_else(|| "-".to_owned(), |tasks| tasks.to_string());

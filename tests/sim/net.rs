@@ -221,6 +221,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    pub(crate) fn new(world: &Arc<World>, name: &str, skew_ms: i64) -> Arc<Self> {
+        let (world, name) = (Arc::clone(world), name.to_owned());
+        Arc::new(Self { world, name, skew_ms, dead: Mutex::new(false), died: Notify::new() })
+    }
+
     /// Everything outside, as its effects see it.
     pub(crate) fn effects_world(self: &Arc<Self>) -> effects::World {
         effects::World {

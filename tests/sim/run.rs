@@ -19,7 +19,6 @@ use statemachine::{
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -268,13 +267,7 @@ impl Simulation {
     }
 
     fn process(&self, name: String, skew_ms: i64) -> Arc<Process> {
-        let process = Arc::new(Process {
-            world: Arc::clone(&self.world),
-            name,
-            skew_ms,
-            dead: Mutex::new(false),
-            died: Notify::new(),
-        });
+        let process = Process::new(&self.world, &name, skew_ms);
         self.world.truth().note(&format!("{} starts, its clock {skew_ms} ms off", process.name));
         self.processes.lock().expect("nobody panics").push(Arc::clone(&process));
         process

@@ -13,7 +13,7 @@ use crate::report;
 use crate::stage::Profile;
 use anyhow::Result;
 use clap::Subcommand;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -237,12 +237,8 @@ fn number(value: f64) -> String {
 
 /// A table whose columns from `right` on are numbers.
 fn table(header: &[&str], right: usize) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header.to_vec());
-    for column in table.column_iter_mut().skip(right) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = report::plain(header);
+    report::align(&mut table, right..header.len());
     table
 }
 
