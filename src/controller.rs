@@ -65,11 +65,12 @@ pub async fn run(
     let id = ControllerId(format!("controller-{}", world.clock.unique()));
     info!(controller = %id, clusters = settings.clusters.len(), "started");
     let lease = Lease::new(&settings, id.clone(), Arc::clone(&store), Arc::clone(&world.clock), Arc::clone(&health));
+    let clusters: Vec<_> = settings.clusters.into_iter().map(Arc::new).collect();
     health.set_listening(false);
     while lease.acquire(&stop).await {
         let listening = stop.child_token();
         let keep = lease.keep(&listening);
-        let serve = listen(&settings, &id, &store, &world, &board, &inboxes, &listening);
+        let serve = listen(&clusters, &id, &store, &world, &board, &inboxes, &listening);
         health.set_listening(true);
         tokio::join!(keep, serve);
         health.set_listening(false);
@@ -80,7 +81,7 @@ pub async fn run(
 
 /// Runs every cluster while this controller is the one that listens.
 async fn listen(
-    settings: &Settings,
+    settings: &[Arc<ClusterSettings>],
     id: &ControllerId,
     store: &Arc<dyn Store>,
     world: &World,
@@ -91,10 +92,10 @@ async fn listen(
     info!(controller = %id, "listening");
     let mut routes: HashMap<ClusterId, mpsc::Sender<Delivery>> = HashMap::new();
     let mut clusters = JoinSet::new();
-    for cluster in &settings.clusters {
+    for cluster in settings {
         let (sender, deliveries) = mpsc::channel(INBOX_MAX);
         routes.insert(cluster.id.clone(), sender);
-        let task = ClusterTask::new(cluster.clone(), id.clone(), Arc::clone(store), world.clone(), Arc::clone(board));
+        let task = ClusterTask::new(Arc::clone(cluster), id.clone(), Arc::clone(store), world.clone(), Arc::clone(board));
         clusters.spawn(task.run(deliveries, stop.clone()));
     }
     let route = |cluster: &ClusterId| routes.get(cluster).cloned();
@@ -205,7 +206,7 @@ enum TurnError {
 }
 
 struct ClusterTask {
-    settings: ClusterSettings,
+    settings: Arc<ClusterSettings>,
     controller: ControllerId,
     store: Arc<dyn Store>,
     world: World,
@@ -223,7 +224,7 @@ struct ClusterTask {
 
 impl ClusterTask {
     fn new(
-        settings: ClusterSettings,
+        settings: Arc<ClusterSettings>,
         controller: ControllerId,
         store: Arc<dyn Store>,
         world: World,
@@ -252,18 +253,21 @@ impl ClusterTask {
     async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>, stop: CancellationToken) {
         loop {
             let wake_at = self.wake_at();
-            // Time first, so that a flood of events delays no deadline; then results, which free what is claimed.
+            // Time first, so that a flood of events delays no deadline; then results, which free what is claimed. On the
+            // heap while they last: of many clusters most are waiting.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep_until(wake_at) => self.on_time().await,
-                Some(envelope) = self.arrived.recv() => self.turn_or_warn(&envelope).await,
-                Some(delivery) = deliveries.recv() => self.deliver(delivery).await,
+                () = tokio::time::sleep_until(wake_at) => Box::pin(self.on_time()).await,
+                Some(envelope) = self.arrived.recv() => Box::pin(self.turn_or_warn(&envelope)).await,
+                Some(delivery) = deliveries.recv() => Box::pin(self.deliver(delivery)).await,
             }
             while self.running.try_join_next().is_some() {}
-            self.claim_due().await;
+            if self.is_due() {
+                Box::pin(self.claim()).await;
+            }
         }
-        self.finish().await;
+        Box::pin(self.finish()).await;
     }
 
     /// Lets running effects end and stores their results; what does not end in time is given back, so that the next
@@ -344,7 +348,7 @@ impl ClusterTask {
     }
 
     async fn scan(&mut self) -> Result<(), TurnError> {
-        let fresh = Box::pin(self.read()).await?;
+        let fresh = self.read().await?;
         if self.loaded.as_ref().is_none_or(|loaded| loaded.version != fresh.version) {
             self.loaded = Some(fresh);
         }
@@ -361,13 +365,15 @@ impl ClusterTask {
         Ok(())
     }
 
-    async fn claim_due(&mut self) {
+    /// Is there an effect to claim?
+    fn is_due(&self) -> bool {
         let now = self.world.clock.now();
-        let due = self.loaded.as_ref().is_some_and(|loaded| due_effects(&loaded.record, now).next().is_some());
-        if due {
-            let claimant = Claimant { by: self.controller.clone() };
-            self.turn_or_warn(&self.own_event("claim", Event::Claim(claimant))).await;
-        }
+        self.loaded.as_ref().is_some_and(|loaded| due_effects(&loaded.record, now).next().is_some())
+    }
+
+    async fn claim(&mut self) {
+        let claimant = Claimant { by: self.controller.clone() };
+        self.turn_or_warn(&self.own_event("claim", Event::Claim(claimant))).await;
     }
 
     fn own_event(&self, kind: &str, event: Event) -> Envelope {
@@ -379,7 +385,7 @@ impl ClusterTask {
         for _ in 0..CONFLICTS_MAX {
             let loaded = match self.loaded.take() {
                 Some(loaded) => loaded,
-                None => Box::pin(self.read()).await?,
+                None => self.read().await?,
             };
             let Loaded { record, version, last_hash } = loaded;
             let before = Before::of(&record);
@@ -397,8 +403,7 @@ impl ClusterTask {
             }
             let version = version + 1;
             let span = info_span!("turn", cluster = %self.settings.id, event = %envelope.id, version);
-            // On the heap while it lasts: of many clusters few store something at a time.
-            let storing = Box::pin(self.store_turn(before, envelope, decision, version, &last_hash, now));
+            let storing = self.store_turn(before, envelope, decision, version, &last_hash, now);
             match storing.instrument(span).await {
                 Err(TurnError::Store(StoreError::Conflict { .. })) => {
                     telemetry::conflict(&self.settings.id);

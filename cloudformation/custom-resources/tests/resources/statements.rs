@@ -234,14 +234,79 @@ async fn only_the_right_server_and_the_right_password_will_do() {
     assert!(!log.contains("hush"), "{log}");
 }
 
-/// By hand: `MYSQL_TEST_PORT` on localhost, `MYSQL_TEST_CA`, the user `app` with the password of this file, and a
-/// database `orders`.
+/// MariaDB, which speaks MySQL's protocol and comes with Debian; answers only by TLS.
+#[cfg(feature = "mysql")]
+struct MariaDb {
+    port: u16,
+    ca: std::path::PathBuf,
+    _running: Child,
+    _dir: tempfile::TempDir,
+}
+
+#[cfg(feature = "mysql")]
+impl MariaDb {
+    /// With the database `orders`, and the user `app` who may do everything there.
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| dir.path().join(name);
+        let nobody = rustix::process::geteuid().is_root().then_some(65_534);
+        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let orders = format!(
+            "CREATE DATABASE orders; CREATE USER app IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON orders.* TO app;"
+        );
+        let files = [
+            ("ca.pem", certificate.cert.pem()),
+            ("key.pem", certificate.signing_key.serialize_pem()),
+            ("orders.sql", orders.replace("; ", ";\n")),
+        ];
+        for (name, text) in files {
+            std::fs::write(path(name), text).expect("written");
+            chown(path(name), nobody, nobody).expect("ours");
+        }
+        chown(dir.path(), nobody, nobody).expect("ours");
+        let command = |program: &str| {
+            let search = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+            let mut command = Command::new(program);
+            command.env("PATH", search).arg("--no-defaults").arg(format!("--datadir={}", path("data").display()));
+            command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+            if let Some(nobody) = nobody {
+                command.uid(nobody).gid(nobody);
+            }
+            command
+        };
+        let made = command("mariadb-install-db")
+            .args(["--auth-root-authentication-method=normal", "--skip-test-db"])
+            .output()
+            .await
+            .expect("mariadb-install-db runs; scripts/setup test installs it");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let port =
+            TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a port").port();
+        let log = path("log");
+        let running = command("mariadbd")
+            .args(["--bind-address=127.0.0.1", "--require-secure-transport=ON", &format!("--port={port}")])
+            .arg(format!("--socket={}", path("socket").display()))
+            .arg(format!("--init-file={}", path("orders.sql").display()))
+            .arg(format!("--ssl-cert={}", path("ca.pem").display()))
+            .arg(format!("--ssl-key={}", path("key.pem").display()))
+            .stderr(std::fs::File::create(&log).expect("a file"))
+            .spawn()
+            .expect("mariadbd runs");
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            let said = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(began.elapsed() < START_MAX, "MariaDB does not answer: {}", said());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Self { port, ca: path("ca.pem"), _running: running, _dir: dir }
+    }
+}
+
 #[cfg(feature = "mysql")]
 #[tokio::test]
-#[ignore = "there is no MySQL among what scripts/setup installs"]
 async fn statements_run_once_in_mysql_too() {
-    let (port, ca) =
-        (std::env::var("MYSQL_TEST_PORT").expect("a port"), std::env::var("MYSQL_TEST_CA").expect("a file"));
+    let server = MariaDb::start().await;
+    let (port, ca) = (server.port.to_string(), &server.ca);
     let emulator = aws::moto().await;
     let login = json!({ "username": "app", "password": PASSWORD }).to_string();
     let arn = secret(emulator, "mysql", &login).await;
