@@ -95,7 +95,8 @@ async fn listen(
     for cluster in settings {
         let (sender, deliveries) = mpsc::channel(INBOX_MAX);
         routes.insert(cluster.id.clone(), sender);
-        let task = ClusterTask::new(Arc::clone(cluster), id.clone(), Arc::clone(store), world.clone(), Arc::clone(board));
+        let task =
+            ClusterTask::new(Arc::clone(cluster), id.clone(), Arc::clone(store), world.clone(), Arc::clone(board));
         clusters.spawn(task.run(deliveries, stop.clone()));
     }
     let route = |cluster: &ClusterId| routes.get(cluster).cloned();

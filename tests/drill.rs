@@ -14,7 +14,15 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use support::{BINARY, Running, checked, json, output, product, start, start_up, start_with_environment};
+use support::{
+    BINARY, Running, checked, json, output, product, start, start_up, start_with_environment, until, until_stable,
+};
+
+/// Longest time for a lab, or a controller in it, to answer.
+const UP_WITHIN: Duration = Duration::from_secs(60);
+
+/// Longest time for whatever was broken to be well again.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Longest time for a lab's leavings to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
@@ -203,11 +211,7 @@ fn a_running_lab_takes_orders_from_another_terminal() {
     let (done, said) = tell(&["fault", "sink", "a1"]);
     assert!(!done && said.contains("breaks nothing") && said.contains("lose-region"), "{said}");
     assert!(tell(&["fault", "lose-region", "us-east-2"]).0);
-    let began = Instant::now();
-    while !tell(&["status"]).1.contains("primary   us-west-2") {
-        assert!(began.elapsed() < Duration::from_secs(60), "{}", tell(&["status"]).1);
-        std::thread::park_timeout(Duration::from_millis(200));
-    }
+    until(RECOVERED_WITHIN, || containing(tell(&["status"]).1, "primary   us-west-2"));
     assert!(tell(&["status"]).1.contains("broken    lose-region us-east-2"));
     assert!(tell(&["heal", "lose-region", "us-east-2"]).0);
     lab.kill().expect("it runs");
@@ -217,14 +221,7 @@ fn a_running_lab_takes_orders_from_another_terminal() {
 
 /// The lab's socket, once it is there.
 fn connected(socket: &std::path::Path) -> UnixStream {
-    let until = Instant::now() + Duration::from_secs(30);
-    loop {
-        match UnixStream::connect(socket) {
-            Ok(connected) => return connected,
-            Err(error) => assert!(Instant::now() < until, "the lab does not listen: {error}"),
-        }
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
+    until(UP_WITHIN, || UnixStream::connect(socket).map_err(|error| format!("the lab does not listen: {error}")))
 }
 
 /// What the lab answers to a line at its socket.
@@ -251,11 +248,7 @@ fn what_is_done_in_a_running_lab_is_shown_undone_and_traced() {
     assert_eq!(order(&dir, "heal all"), "healed: nothing was broken");
     // A writer is replaced, and rebuilt, by RDS.
     order(&dir, "fault crash writer");
-    let began = Instant::now();
-    while !order(&dir, "status").contains("broken    nothing") {
-        assert!(began.elapsed() < Duration::from_secs(60), "{}", order(&dir, "status"));
-        std::thread::park_timeout(Duration::from_millis(200));
-    }
+    until(RECOVERED_WITHIN, || containing(order(&dir, "status"), "broken    nothing"));
     let hung = order(&dir, "fault hang reader");
     assert!(!hung.starts_with("error"), "{hung}");
     assert_eq!(order(&dir, "heal hang reader"), "healed: the reader goes on");
@@ -270,16 +263,11 @@ fn what_is_done_in_a_running_lab_is_shown_undone_and_traced() {
         "traffic = \"2 20ms\"",
         "command = \"failover-in-region\"",
     ];
-    let began = Instant::now();
-    loop {
+    until(GONE_WITHIN, || {
         let trace = fs::read_to_string(path).expect("the trace");
         let missing: Vec<&&str> = wanted.iter().filter(|text| !trace.contains(**text)).collect();
-        if missing.is_empty() {
-            break;
-        }
-        assert!(began.elapsed() < GONE_WITHIN, "{missing:?} is not in\n{trace}");
-        std::thread::park_timeout(Duration::from_millis(200));
-    }
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} is not in\n{trace}")) }
+    });
     lab.kill().expect("it runs");
     lab.wait().expect("it ends");
     assert_gone(&dir);
@@ -296,11 +284,7 @@ fn a_controller_without_its_queue_waits_says_so_and_begins_when_it_answers() {
     serve.args(["serve", "--log-json", "--listen", &address]).envs(environment).stderr(Stdio::null());
     let second = Running(serve.spawn().expect("it starts"));
     let becomes = |wanted: &str| {
-        let began = Instant::now();
-        while !ask(&address, "/readyz").is_some_and(|answer| answer.contains(wanted)) {
-            assert!(began.elapsed() < Duration::from_secs(60), "{wanted}: {:?}", ask(&address, "/readyz"));
-            std::thread::park_timeout(Duration::from_millis(100));
-        }
+        until(UP_WITHIN, || containing(ask(&address, "/readyz").unwrap_or_default(), wanted));
     };
     becomes("not ready: queue");
     assert!(order(&dir, "heal aws sqs.GetQueueUrl=server-error:100").contains("healed"));
@@ -317,17 +301,18 @@ fn as_role(environment: &[(String, String)], role: &str) -> Vec<(String, String)
     environment.iter().filter(|(name, _)| *name != key.0).cloned().chain([key.clone()]).collect()
 }
 
+/// The text, if this is in it.
+fn containing(text: String, wanted: &str) -> Result<(), String> {
+    if text.contains(wanted) { Ok(()) } else { Err(format!("no {wanted:?} in {text}")) }
+}
+
 fn wait_for_closed_episodes(environment: &[(String, String)], count: usize) -> Value {
-    let began = Instant::now();
-    loop {
+    until(RECOVERED_WITHIN, || {
         let episodes = json(environment, &["episodes"]);
         let all = episodes.as_array().expect("a list");
-        if all.iter().filter(|episode| episode["outcome"] == "completed").count() >= count {
-            return episodes;
-        }
-        assert!(began.elapsed() < Duration::from_secs(90), "{episodes:#}");
-        std::thread::park_timeout(Duration::from_millis(500));
-    }
+        let closed = all.iter().filter(|episode| episode["outcome"] == "completed").count();
+        if closed >= count { Ok(episodes) } else { Err(format!("{episodes:#}")) }
+    })
 }
 
 #[test]
@@ -384,11 +369,7 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
         assert!(output.status.success(), "{order:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
     lab_order(&["fault", "lose-region", "us-east-2"]);
-    let began = Instant::now();
-    while json(&environment, &["status"])[0]["record"]["state"]["name"] != "stable" {
-        assert!(began.elapsed() < Duration::from_secs(60), "{}", run(&["status"]).1);
-        std::thread::park_timeout(Duration::from_millis(300));
-    }
+    until_stable(&environment);
     lab_order(&["heal", "lose-region", "us-east-2"]);
     let episodes = wait_for_closed_episodes(&environment, 1);
     // On a busy machine there may be an averted suspicion before.
@@ -685,18 +666,7 @@ fn an_operator_pauses_orders_and_is_answered() {
     assert!(said.contains("nothing waits for an approval"), "{said}");
     let (code, said) = order(&["failover"]);
     assert_eq!(code, Some(0), "{said}");
-    let began = Instant::now();
-    loop {
-        let mut status = Command::new(BINARY);
-        let output = status.args(["status", "--output", "json"]).envs(environment.clone()).output().expect("it runs");
-        let shown: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        if shown[0]["record"]["state"]["name"] == "stable" {
-            assert_eq!(shown[0]["record"]["primary"], "us-west-2");
-            break;
-        }
-        assert!(began.elapsed() < GONE_WITHIN, "{shown:#}");
-        std::thread::park_timeout(Duration::from_millis(200));
-    }
+    assert_eq!(until_stable(&environment)["primary"], "us-west-2");
     lab.kill().expect("it runs");
     lab.wait().expect("it ends");
     assert_gone(&dir);
@@ -711,11 +681,7 @@ fn a_second_controller_waits_and_says_how_it_is() {
     let mut serve = Command::new(BINARY);
     serve.args(["serve", "--log-json", "--listen", &address]).envs(environment.clone()).stderr(Stdio::null());
     let mut second = Running(serve.spawn().expect("it starts"));
-    let began = Instant::now();
-    while !ask(&address, "/readyz").is_some_and(|answer| answer.contains("ready: waiting for the lease")) {
-        assert!(began.elapsed() < GONE_WITHIN, "{:?}", ask(&address, "/readyz"));
-        std::thread::park_timeout(Duration::from_millis(100));
-    }
+    until(UP_WITHIN, || containing(ask(&address, "/readyz").unwrap_or_default(), "ready: waiting for the lease"));
     assert!(ask(&address, "/healthz").is_some_and(|answer| answer.contains("alive")));
     let metrics = ask(&address, "/metrics").expect("it answers");
     assert!(metrics.contains("aurora_failover_listening 0"), "{metrics}");
@@ -775,15 +741,11 @@ fn processes_of(dir: &std::path::Path) -> Vec<String> {
 }
 
 fn assert_gone(dir: &std::path::Path) {
-    let began = Instant::now();
-    loop {
+    until(GONE_WITHIN, || {
         let left = processes_of(dir);
-        if left.is_empty() && !dir.exists() {
-            return;
-        }
-        assert!(began.elapsed() < GONE_WITHIN, "left: {left:?}, {} exists: {}", dir.display(), dir.exists());
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
+        let gone = left.is_empty() && !dir.exists();
+        if gone { Ok(()) } else { Err(format!("left: {left:?}, {} exists: {}", dir.display(), dir.exists())) }
+    });
 }
 
 /// Local addresses of listening sockets, as /proc shows them.

@@ -26,7 +26,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{BINARY, Running, checked, json, output, product, start, start_with_environment};
+use support::{BINARY, Running, checked, json, output, product, start, start_with_environment, until, until_stable};
 
 const CONFIG: &str = "recorded.toml";
 const ROWS: &str = "recorded.jsonl";
@@ -497,16 +497,12 @@ fn record_a_failover() {
         assert!(given.status.success(), "{order:?}: {}", String::from_utf8_lossy(&given.stderr));
     };
     order(&["fault", "lose-region", "us-east-2"]);
-    let began = Instant::now();
-    let wait_for = |done: &dyn Fn() -> bool| {
-        while !done() {
-            assert!(began.elapsed() < Duration::from_secs(90), "{}", product(&environment, &["status"]).1);
-            std::thread::park_timeout(Duration::from_millis(300));
-        }
-    };
-    wait_for(&|| json(&environment, &["status"])[0]["record"]["state"]["name"] == "stable");
+    until_stable(&environment);
     order(&["heal", "lose-region", "us-east-2"]);
-    wait_for(&|| json(&environment, &["episodes"])[0]["closed-at"].is_u64());
+    until(Duration::from_secs(90), || {
+        let newest = json(&environment, &["episodes"])[0].take();
+        if newest["closed-at"].is_u64() { Ok(()) } else { Err(format!("{newest:#}")) }
+    });
     for order in [&["pause", "--for", "1m"][..], &["resume"], &["abort"]] {
         product(&environment, &[&["override", "orders"], order, &["--reason", "for the record", "--yes"]].concat());
     }

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_aurora-failover");
 
@@ -51,7 +52,21 @@ pub(crate) fn output(mut running: Running) -> Output {
     Output { status: running.wait().expect("it ends"), stdout, stderr }
 }
 
-/// Runs a drill to its end and gives its JSON object.
+/// Pause between two looks of [`until`].
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What `look` finds, as soon as it does; panics with what it says instead after `within`.
+pub(crate) fn until<T>(within: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let began = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(instead) => assert!(began.elapsed() < within, "not within {within:?}: {instead}"),
+        }
+        std::thread::park_timeout(LOOK_EVERY);
+    }
+}
+
 /// A command of the product in the lab's environment: its exit code, and all that it says.
 pub(crate) fn product(environment: &[(String, String)], arguments: &[&str]) -> (i32, String) {
     let mut command = Command::new(BINARY);
@@ -68,7 +83,15 @@ pub(crate) fn json(environment: &[(String, String)], arguments: &[&str]) -> Valu
     serde_json::from_str(&said).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said}"))
 }
 
-/// The same, with the environment that it says to export.
+/// Waits until the lab's cluster has moved, and gives its record.
+pub(crate) fn until_stable(environment: &[(String, String)]) -> Value {
+    until(Duration::from_secs(90), || {
+        let record = json(environment, &["status"])[0]["record"].take();
+        if record["state"]["name"] == "stable" { Ok(record) } else { Err(format!("{record:#}")) }
+    })
+}
+
+/// A lab that is up: its directory, and the environment that it says to export.
 pub(crate) fn start_with_environment() -> (Running, PathBuf, Vec<(String, String)>) {
     start_up(&[])
 }
