@@ -157,6 +157,15 @@ fn a_hint_makes_a_hold_look_again() {
 
 // ---- alarms ----------------------------------------------------------------------------------------------------
 
+/// One vantage sees a failure; another one is live, and its probes say nothing about the primary yet.
+fn only_witness_fails(cluster: &mut Cluster) {
+    cluster.probe("witness", "timeout");
+    cluster.edit(|record| {
+        let track = record.evidence.tracks.get_mut(&"west".into()).expect("known");
+        track.last_seen = record.last_now;
+    });
+}
+
 #[test]
 fn an_alarm_adds_its_weight_to_a_vantage_but_never_votes_alone() {
     let mut alone = with_alarm(5);
@@ -170,12 +179,7 @@ fn an_alarm_adds_its_weight_to_a_vantage_but_never_votes_alone() {
         cluster.alarm("website", true);
         for _ in 0..4 {
             cluster.wait(10_000);
-            cluster.probe("witness", "timeout");
-            // A second live vantage whose probes say nothing about the primary yet.
-            cluster.edit(|record| {
-                let track = record.evidence.tracks.get_mut(&"west".into()).expect("known");
-                track.last_seen = record.last_now;
-            });
+            only_witness_fails(&mut cluster);
         }
         assert_eq!(cluster.state(), state, "weight {weight}");
     }
@@ -244,11 +248,7 @@ fn an_observed_failure_adds_its_weight_once_a_quorum_sees_it_and_never_votes_alo
         for _ in 0..4 {
             cluster.wait(10_000);
             cluster.observe("website", seen);
-            cluster.probe("witness", "timeout");
-            cluster.edit(|record| {
-                let track = record.evidence.tracks.get_mut(&"west".into()).expect("known");
-                track.last_seen = record.last_now;
-            });
+            only_witness_fails(&mut cluster);
         }
         assert_eq!(cluster.state(), state, "weight {weight}, {seen}");
     }
@@ -259,11 +259,7 @@ fn an_observed_failure_confirms_at_once_what_a_vantage_has_seen_for_long_enough(
     let mut cluster = observing(1);
     for _ in 0..4 {
         cluster.wait(10_000);
-        cluster.probe("witness", "timeout");
-        cluster.edit(|record| {
-            let track = record.evidence.tracks.get_mut(&"west".into()).expect("known");
-            track.last_seen = record.last_now;
-        });
+        only_witness_fails(&mut cluster);
     }
     assert_eq!(cluster.state(), "suspect");
     cluster.observe("website", "timeout timeout -");
