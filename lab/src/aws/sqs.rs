@@ -3,7 +3,7 @@
 //! Deliberately absent: FIFO queues, message attributes other than strings, message groups, encryption and tags;
 //! asking for them is an error. A queue's policy is stored and returned, not enforced.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,9 +35,16 @@ struct Queue {
     created_s: u64,
     modified_s: u64,
     settings: Settings,
-    messages: VecDeque<Message>,
+    /// In the order in which they can be received.
+    messages: BTreeMap<Place, Message>,
+    /// Where in it each message is, by its id.
+    places: HashMap<String, Place>,
+    pushed: u64,
     arrived: Arc<Notify>,
 }
+
+/// When a message can be received, and its number, so that no two are in one place.
+type Place = (Instant, u64);
 
 #[derive(Clone)]
 struct Settings {
@@ -64,11 +71,10 @@ struct Message {
     /// Over all queues, as AWS counts; `received_here` decides about redrive.
     received: u32,
     received_here: u32,
-    visible_at: Instant,
 }
 
 impl Message {
-    fn new(body: String, attributes: MessageAttributes, delay_s: i64) -> Self {
+    fn new(body: String, attributes: MessageAttributes) -> Self {
         Self {
             id: uuid::Uuid::new_v4().to_string(),
             body,
@@ -77,7 +83,6 @@ impl Message {
             first_received_at: None,
             received: 0,
             received_here: 0,
-            visible_at: Instant::now() + seconds(delay_s),
         }
     }
 
@@ -230,7 +235,7 @@ impl Sqs {
     pub(super) fn deliver(&self, region: &str, queue: &str, body: String) -> bool {
         let mut queues = lock(&self.queues);
         let queue = queues.get_mut(&(region.to_owned(), queue.to_owned()));
-        queue.map(|queue| queue.push(Message::new(body, MessageAttributes::new(), 0))).is_some()
+        queue.map(|queue| queue.push(Message::new(body, MessageAttributes::new()), Instant::now())).is_some()
     }
 
     fn create(&self, region: &str, request: CreateQueue) -> Outcome<Value> {
@@ -258,8 +263,16 @@ impl Sqs {
             }
         } else {
             let now = epoch_s();
-            let queue =
-                Queue { created_s: now, modified_s: now, settings, messages: VecDeque::new(), arrived: Arc::default() };
+            let (messages, places) = (BTreeMap::new(), HashMap::new());
+            let queue = Queue {
+                created_s: now,
+                modified_s: now,
+                settings,
+                messages,
+                places,
+                pushed: 0,
+                arrived: Arc::default(),
+            };
             queues.insert(key, queue);
         }
         Ok(json!({ "QueueUrl": self.url_of(&name) }))
@@ -332,9 +345,9 @@ impl Sqs {
         if !request.message_attributes.is_empty() {
             answer["MD5OfMessageAttributes"] = attributes_md5(&request.message_attributes).into();
         }
-        let message = Message::new(body, request.message_attributes, delay_s);
+        let message = Message::new(body, request.message_attributes);
         answer["MessageId"] = message.id.clone().into();
-        queue.push(message);
+        queue.push(message, Instant::now() + seconds(delay_s));
         Ok(answer)
     }
 
@@ -438,17 +451,20 @@ impl Sqs {
         let queue = queues.get_mut(&key).ok_or_else(no_queue)?;
         let (id, _) = receipt_parts(&request.receipt_handle)?;
         let now = Instant::now();
-        let Some(message) = queue.messages.iter_mut().find(|message| message.id == id) else {
+        let found = queue.places.get(id).and_then(|place| Some((*place, queue.messages.get(place)?)));
+        let Some((place, message)) = found else {
             return Err(invalid_value(format!(
                 "Value {} for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available for visibility timeout change.",
                 request.receipt_handle
             )));
         };
-        if message.visible_at <= now || message.receipt() != request.receipt_handle {
+        if place.0 <= now || message.receipt() != request.receipt_handle {
             let message = "The message referred to is not in flight.";
             return Err(Refusal::new("MessageNotInflight", message));
         }
-        message.visible_at = now + seconds(timeout_s);
+        if let Some(message) = queue.remove(place) {
+            queue.insert((now + seconds(timeout_s), place.1), message);
+        }
         queue.arrived.notify_waiters();
         Ok(json!({}))
     }
@@ -479,9 +495,9 @@ impl Sqs {
     fn attribute(&self, key: &QueueKey, queue: &Queue, name: &str) -> Option<String> {
         let now = Instant::now();
         let settings = &queue.settings;
-        let count = |wanted: fn(&Message, Instant) -> bool| {
+        let count = |wanted: fn(&Message, bool) -> bool| {
             let messages = queue.messages.iter();
-            Some(messages.filter(|message| wanted(message, now)).count().to_string())
+            Some(messages.filter(|(place, message)| wanted(message, place.0 <= now)).count().to_string())
         };
         match name {
             "QueueArn" => Some(self.arn_of(key)),
@@ -490,13 +506,9 @@ impl Sqs {
             "VisibilityTimeout" => Some(settings.visibility_s.to_string()),
             "MessageRetentionPeriod" => Some(settings.retention_s.to_string()),
             "ReceiveMessageWaitTimeSeconds" => Some(settings.wait_s.to_string()),
-            "ApproximateNumberOfMessages" => count(|message, now| message.visible_at <= now),
-            "ApproximateNumberOfMessagesNotVisible" => {
-                count(|message, now| message.visible_at > now && message.received_here > 0)
-            }
-            "ApproximateNumberOfMessagesDelayed" => {
-                count(|message, now| message.visible_at > now && message.received_here == 0)
-            }
+            "ApproximateNumberOfMessages" => count(|_, visible| visible),
+            "ApproximateNumberOfMessagesNotVisible" => count(|message, visible| !visible && message.received_here > 0),
+            "ApproximateNumberOfMessagesDelayed" => count(|message, visible| !visible && message.received_here == 0),
             _ => settings.given.get(name).cloned(),
         }
     }
@@ -565,30 +577,60 @@ impl Sqs {
 }
 
 impl Queue {
-    fn push(&mut self, message: Message) {
-        self.messages.push_back(message);
+    fn push(&mut self, message: Message, visible_at: Instant) {
+        self.pushed += 1;
+        self.insert((visible_at, self.pushed), message);
         self.arrived.notify_waiters();
     }
 
+    fn insert(&mut self, place: Place, message: Message) {
+        self.places.insert(message.id.clone(), place);
+        self.messages.insert(place, message);
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Message> {
+        let message = self.messages.remove(&place)?;
+        self.places.remove(&message.id);
+        Some(message)
+    }
+
+    fn is_expired(&self, message: &Message) -> bool {
+        message.sent_at.elapsed().unwrap_or_default() > seconds(self.settings.retention_s)
+    }
+
     fn expire(&mut self) {
-        let now = SystemTime::now();
-        let retention = seconds(self.settings.retention_s);
-        self.messages.retain(|message| {
-            let age = now.duration_since(message.sent_at).unwrap_or_default();
-            age <= retention
-        });
+        let expired = self.messages.iter().filter(|(_, message)| self.is_expired(message));
+        let expired: Vec<Place> = expired.map(|(place, _)| *place).collect();
+        for place in expired {
+            self.remove(place);
+        }
+    }
+
+    /// The next message that can be received.
+    fn pop(&mut self, now: Instant) -> Option<(u64, Message)> {
+        loop {
+            let place = *self.messages.first_key_value()?.0;
+            if place.0 > now {
+                return None;
+            }
+            let message = self.remove(place)?;
+            if !self.is_expired(&message) {
+                return Some((place.1, message));
+            }
+        }
     }
 
     fn next_visible_at(&self) -> Option<Instant> {
-        self.messages.iter().map(|message| message.visible_at).min()
+        self.messages.first_key_value().map(|((visible_at, _), _)| *visible_at)
     }
 
     /// An old receipt changes nothing: the message is with somebody else now.
     fn delete(&mut self, receipt: &str) -> Outcome<()> {
         let (id, received) = receipt_parts(receipt)?;
-        // What was handed out is near the front.
-        if let Some(at) = self.messages.iter().position(|message| message.received == received && message.id == id) {
-            self.messages.remove(at);
+        if let Some(place) = self.places.get(id).copied()
+            && self.messages.get(&place).is_some_and(|message| message.received == received)
+        {
+            self.remove(place);
         }
         Ok(())
     }
@@ -606,39 +648,33 @@ fn take(
     let Some(queue) = queues.get_mut(key) else {
         return Vec::new();
     };
-    queue.expire();
     let now = Instant::now();
     let redrive = queue.settings.redrive.clone();
-    let spent = |message: &Message| {
-        let max = redrive.as_ref().map(|redrive| redrive.receives_max);
-        message.visible_at <= now && max.is_some_and(|max| message.received_here >= max)
-    };
-    let dead = if queue.messages.iter().any(spent) {
-        let (dead, live): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut queue.messages).into_iter().partition(spent);
-        queue.messages = live;
-        dead
-    } else {
-        VecDeque::new()
-    };
-    let taken = queue
-        .messages
-        .iter_mut()
-        .filter(|message| message.visible_at <= now)
-        .take(usize::try_from(max).unwrap_or(1))
-        .map(|message| {
-            message.received += 1;
-            message.received_here += 1;
-            message.first_received_at.get_or_insert_with(SystemTime::now);
-            message.visible_at = now + seconds(visibility_s);
-            shown(message, names, attribute_names)
-        })
-        .collect();
+    let receives_max = redrive.as_ref().map(|redrive| redrive.receives_max);
+    let (mut taken, mut handed, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    while taken.len() < usize::try_from(max).unwrap_or(1)
+        && let Some((number, mut message)) = queue.pop(now)
+    {
+        if receives_max.is_some_and(|max| message.received_here >= max) {
+            dead.push(message);
+            continue;
+        }
+        message.received += 1;
+        message.received_here += 1;
+        message.first_received_at.get_or_insert_with(SystemTime::now);
+        taken.push(shown(&message, names, attribute_names));
+        handed.push((number, message));
+    }
+    // Behind the loop: one that is visible again at once is handed out once a call.
+    for (number, message) in handed {
+        queue.insert((now + seconds(visibility_s), number), message);
+    }
     if let Some(redrive) = redrive {
         let target = queues.get_mut(&(key.0.clone(), redrive.queue));
         let target = target.expect("a dead letter queue is checked when set, and none is ever deleted");
         for mut message in dead {
             message.received_here = 0;
-            target.push(message);
+            target.push(message, now);
         }
     }
     taken
