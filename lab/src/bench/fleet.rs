@@ -19,7 +19,7 @@ const SLICE: Duration = Duration::from_millis(100);
 /// Longest time from the beginning until the controller has taken what came at once.
 const DRAINED_WITHIN: Duration = Duration::from_secs(180);
 /// Share of what was published that it then has taken.
-const TAKEN: f64 = 0.98;
+const TAKEN: f64 = 0.998;
 /// Longest time from the outage until every failing cluster is promoted.
 const PROMOTED_WITHIN: Duration = Duration::from_secs(120);
 const METRICS_BYTES_MAX: usize = 256 * 1024 * 1024;
