@@ -483,7 +483,7 @@ fn what_is_asked_of_the_history_costs_by_what_is_answered() {
 }
 
 #[test]
-#[ignore = "a million rows: some minutes, and 8 GiB of memory"]
+#[ignore = "a million rows: a quarter of an hour, and 13 GiB of memory"]
 fn a_million_rows_are_asked_exported_and_verified() {
     ask_a_history_of(1_000_000);
 }
