@@ -32,7 +32,7 @@ ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} CARGO_INCREMENTAL=0
 RUN target="$(uname -m)-unknown-linux-musl" \
     && RUSTFLAGS="--remap-path-prefix=/src=. --remap-path-prefix=/usr/local/cargo=cargo" \
        cargo build --locked --release --target "$target" --bin aurora-failover \
-       --no-default-features --features dashboard,otlp,parquet \
+       --no-default-features --features dashboard,mimalloc,otlp,parquet \
     && install -D -m 0755 "target/$target/release/aurora-failover" /image/aurora-failover \
     && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt
 COPY --chmod=0644 dist/rds/global-bundle.pem /image/opt/rds/global-bundle.pem
