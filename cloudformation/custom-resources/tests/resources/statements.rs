@@ -3,8 +3,8 @@
 use crate::support::{Function, Recorder, aws, with};
 use aurora_failover_lab::postgres::Binaries;
 use serde_json::{Value, json};
+use std::ffi::OsStr;
 use std::os::unix::fs::chown;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,25 @@ const STATEMENTS: &str = "Custom::Statements";
 const PASSWORD: &str = "hush-password";
 const START_MAX: Duration = Duration::from_secs(30);
 
+/// Databases refuse to run as root.
+fn nobody() -> Option<u32> {
+    rustix::process::geteuid().is_root().then_some(65_534)
+}
+
+/// A program of a database, which ends with the test.
+fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    if let Some(nobody) = nobody() {
+        command.uid(nobody).gid(nobody);
+    }
+    command
+}
+
+async fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
 struct Server {
     /// Without TLS.
     port: u16,
@@ -31,23 +50,15 @@ struct Server {
 impl Server {
     async fn start() -> Self {
         let binaries = Binaries::find().expect("PostgreSQL");
-        // PostgreSQL refuses to run as root.
-        let nobody = rustix::process::geteuid().is_root().then_some(65_534);
+        let nobody = nobody();
         let dir = tempfile::tempdir().expect("a directory");
         chown(dir.path(), nobody, nobody).expect("ours");
         let data = dir.path().join("data");
         let password = dir.path().join("password");
         std::fs::write(&password, PASSWORD).expect("written");
         chown(&password, nobody, nobody).expect("ours");
-        let command = |program: &Path| {
-            let mut command = Command::new(program);
-            command.current_dir("/").env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-            if let Some(nobody) = nobody {
-                command.uid(nobody).gid(nobody);
-            }
-            command
-        };
-        let made = command(&binaries.program("initdb"))
+        let made = command(binaries.program("initdb"))
+            .env("LC_ALL", "C")
             .args(["--auth=scram-sha-256", "--username=postgres", "--no-locale", "--no-sync", "-D"])
             .arg(&data)
             .arg(format!("--pwfile={}", password.display()))
@@ -55,9 +66,9 @@ impl Server {
             .await
             .expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let port =
-            TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a port").port();
-        let running = command(&binaries.program("postgres"))
+        let port = free_port().await;
+        let running = command(binaries.program("postgres"))
+            .env("LC_ALL", "C")
             .arg("-D")
             .arg(&data)
             .args(["-c", &format!("port={port}"), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
@@ -249,41 +260,36 @@ impl MariaDb {
     async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let path = |name: &str| dir.path().join(name);
-        let nobody = rustix::process::geteuid().is_root().then_some(65_534);
+        let nobody = nobody();
         let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         let orders = format!(
-            "CREATE DATABASE orders; CREATE USER app IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON orders.* TO app;"
+            "CREATE DATABASE orders;\nCREATE USER app IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON orders.* TO app;\n"
         );
         let files = [
             ("ca.pem", certificate.cert.pem()),
             ("key.pem", certificate.signing_key.serialize_pem()),
-            ("orders.sql", orders.replace("; ", ";\n")),
+            ("orders.sql", orders),
         ];
         for (name, text) in files {
             std::fs::write(path(name), text).expect("written");
             chown(path(name), nobody, nobody).expect("ours");
         }
         chown(dir.path(), nobody, nobody).expect("ours");
-        let command = |program: &str| {
+        let on_data = |program: &str| {
             let search = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
-            let mut command = Command::new(program);
+            let mut command = command(program);
             command.env("PATH", search).arg("--no-defaults").arg(format!("--datadir={}", path("data").display()));
-            command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-            if let Some(nobody) = nobody {
-                command.uid(nobody).gid(nobody);
-            }
             command
         };
-        let made = command("mariadb-install-db")
+        let made = on_data("mariadb-install-db")
             .args(["--auth-root-authentication-method=normal", "--skip-test-db"])
             .output()
             .await
             .expect("mariadb-install-db runs; scripts/setup test installs it");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let port =
-            TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a port").port();
+        let port = free_port().await;
         let log = path("log");
-        let running = command("mariadbd")
+        let running = on_data("mariadbd")
             .args(["--bind-address=127.0.0.1", "--require-secure-transport=ON", &format!("--port={port}")])
             .arg(format!("--socket={}", path("socket").display()))
             .arg(format!("--init-file={}", path("orders.sql").display()))
