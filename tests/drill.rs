@@ -18,11 +18,14 @@ use support::{
     BINARY, Running, checked, json, output, product, start, start_up, start_with_environment, until, until_stable,
 };
 
-/// Longest time for a lab, or a controller in it, to answer.
-const UP_WITHIN: Duration = Duration::from_secs(60);
+/// Longest time for a lab to listen.
+const UP_WITHIN: Duration = Duration::from_secs(30);
 
 /// Longest time for whatever was broken to be well again.
-const RECOVERED_WITHIN: Duration = Duration::from_secs(90);
+const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Longest time for episodes to close.
+const CLOSED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Longest time for a lab's leavings to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
@@ -284,7 +287,7 @@ fn a_controller_without_its_queue_waits_says_so_and_begins_when_it_answers() {
     serve.args(["serve", "--log-json", "--listen", &address]).envs(environment).stderr(Stdio::null());
     let second = Running(serve.spawn().expect("it starts"));
     let becomes = |wanted: &str| {
-        until(UP_WITHIN, || containing(ask(&address, "/readyz").unwrap_or_default(), wanted));
+        until(RECOVERED_WITHIN, || containing(ask(&address, "/readyz").unwrap_or_default(), wanted));
     };
     becomes("not ready: queue");
     assert!(order(&dir, "heal aws sqs.GetQueueUrl=server-error:100").contains("healed"));
@@ -307,7 +310,7 @@ fn containing(text: String, wanted: &str) -> Result<(), String> {
 }
 
 fn wait_for_closed_episodes(environment: &[(String, String)], count: usize) -> Value {
-    until(RECOVERED_WITHIN, || {
+    until(CLOSED_WITHIN, || {
         let episodes = json(environment, &["episodes"]);
         let all = episodes.as_array().expect("a list");
         let closed = all.iter().filter(|episode| episode["outcome"] == "completed").count();
@@ -369,7 +372,7 @@ fn operators_and_auditors_get_every_answer_of_a_real_failover() {
         assert!(output.status.success(), "{order:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
     lab_order(&["fault", "lose-region", "us-east-2"]);
-    until_stable(&environment);
+    until_stable(&environment, RECOVERED_WITHIN);
     lab_order(&["heal", "lose-region", "us-east-2"]);
     let episodes = wait_for_closed_episodes(&environment, 1);
     // On a busy machine there may be an averted suspicion before.
@@ -666,7 +669,7 @@ fn an_operator_pauses_orders_and_is_answered() {
     assert!(said.contains("nothing waits for an approval"), "{said}");
     let (code, said) = order(&["failover"]);
     assert_eq!(code, Some(0), "{said}");
-    assert_eq!(until_stable(&environment)["primary"], "us-west-2");
+    assert_eq!(until_stable(&environment, GONE_WITHIN)["primary"], "us-west-2");
     lab.kill().expect("it runs");
     lab.wait().expect("it ends");
     assert_gone(&dir);
@@ -681,7 +684,7 @@ fn a_second_controller_waits_and_says_how_it_is() {
     let mut serve = Command::new(BINARY);
     serve.args(["serve", "--log-json", "--listen", &address]).envs(environment.clone()).stderr(Stdio::null());
     let mut second = Running(serve.spawn().expect("it starts"));
-    until(UP_WITHIN, || containing(ask(&address, "/readyz").unwrap_or_default(), "ready: waiting for the lease"));
+    until(GONE_WITHIN, || containing(ask(&address, "/readyz").unwrap_or_default(), "ready: waiting for the lease"));
     assert!(ask(&address, "/healthz").is_some_and(|answer| answer.contains("alive")));
     let metrics = ask(&address, "/metrics").expect("it answers");
     assert!(metrics.contains("aurora_failover_listening 0"), "{metrics}");

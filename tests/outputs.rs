@@ -497,9 +497,9 @@ fn record_a_failover() {
         assert!(given.status.success(), "{order:?}: {}", String::from_utf8_lossy(&given.stderr));
     };
     order(&["fault", "lose-region", "us-east-2"]);
-    until_stable(&environment);
+    until_stable(&environment, Duration::from_secs(45));
     order(&["heal", "lose-region", "us-east-2"]);
-    until(Duration::from_secs(90), || {
+    until(Duration::from_secs(45), || {
         let newest = json(&environment, &["episodes"])[0].take();
         if newest["closed-at"].is_u64() { Ok(()) } else { Err(format!("{newest:#}")) }
     });

@@ -84,8 +84,8 @@ pub(crate) fn json(environment: &[(String, String)], arguments: &[&str]) -> Valu
 }
 
 /// Waits until the lab's cluster has moved, and gives its record.
-pub(crate) fn until_stable(environment: &[(String, String)]) -> Value {
-    until(Duration::from_secs(90), || {
+pub(crate) fn until_stable(environment: &[(String, String)], within: Duration) -> Value {
+    until(within, || {
         let record = json(environment, &["status"])[0]["record"].take();
         if record["state"]["name"] == "stable" { Ok(record) } else { Err(format!("{record:#}")) }
     })
