@@ -451,8 +451,7 @@ impl Sqs {
         let queue = queues.get_mut(&key).ok_or_else(no_queue)?;
         let (id, _) = receipt_parts(&request.receipt_handle)?;
         let now = Instant::now();
-        let found = queue.places.get(id).and_then(|place| Some((*place, queue.messages.get(place)?)));
-        let Some((place, message)) = found else {
+        let Some((place, message)) = queue.find(id) else {
             return Err(invalid_value(format!(
                 "Value {} for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available for visibility timeout change.",
                 request.receipt_handle
@@ -588,6 +587,11 @@ impl Queue {
         self.messages.insert(place, message);
     }
 
+    fn find(&self, id: &str) -> Option<(Place, &Message)> {
+        let place = *self.places.get(id)?;
+        Some((place, self.messages.get(&place)?))
+    }
+
     fn remove(&mut self, place: Place) -> Option<Message> {
         let message = self.messages.remove(&place)?;
         self.places.remove(&message.id);
@@ -627,8 +631,8 @@ impl Queue {
     /// An old receipt changes nothing: the message is with somebody else now.
     fn delete(&mut self, receipt: &str) -> Outcome<()> {
         let (id, received) = receipt_parts(receipt)?;
-        if let Some(place) = self.places.get(id).copied()
-            && self.messages.get(&place).is_some_and(|message| message.received == received)
+        if let Some((place, message)) = self.find(id)
+            && message.received == received
         {
             self.remove(place);
         }
